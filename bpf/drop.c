@@ -1,0 +1,91 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * drop.c: skb:kfree_skb, a packet freed as a drop.
+ *
+ * The tracepoint fires only when the last reference goes, so it also ends the
+ * trail. Its arguments: (skb, location) to 5.16, then (skb, location, reason),
+ * and (skb, location, reason, rx_sk) from 6.11 on.
+ */
+#include "probe.h"
+
+SEC("raw_tp/kfree_skb")
+int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sk_buff *skb = (void *)ctx->args[0];
+	__u32 low = low32(skb), inum, ifindex = 0;
+	__u64 key = (__u64)skb;
+	struct trail *t = NULL;
+	struct net_device *dev;
+	struct hook_stats *st;
+	struct record *rec;
+	struct view v;
+	bool known;
+
+	if (maybe_tracked(low))
+		t = bpf_map_lookup_elem(&trails, &key);
+	dev = BPF_CORE_READ(skb, dev);
+	inum = netns_of_dev(dev);
+	if (!inum) {
+		struct sock *sk = BPF_CORE_READ(skb, sk);
+
+		if (sk)
+			inum = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	}
+	if (dev)
+		ifindex = BPF_CORE_READ(dev, ifindex);
+	if (t && !inum) { /* dev was cleared on the way to a socket */
+		inum = t->netns;
+		ifindex = t->ifindex;
+	}
+	/* The cheaper question first. */
+	if (!t && !netns_wanted(inum))
+		return 0;
+	v = view_of(skb);
+	if (!t && !filter_view(&v))
+		return 0;
+
+	st = stats_of(HOOK_KFREE_SKB);
+	if (!st)
+		return 0;
+	st->seen++;
+	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec) + snaplen, 0);
+	if (!rec) {
+		st->lost++;
+		if (t)
+			trail_end(key, low);
+		return 0;
+	}
+	__builtin_memset(rec, 0, sizeof(*rec));
+	rec->time_ns = bpf_ktime_get_boot_ns();
+	rec->skb = key;
+	rec->location = ctx->args[1];
+	rec->netns = inum;
+	rec->ifindex = ifindex;
+	rec->mark = BPF_CORE_READ(skb, mark);
+	rec->len = v.ok ? v.wire_len : BPF_CORE_READ(skb, len);
+	rec->pid = current_tgid();
+	rec->reason = has_reason ? (__u32)ctx->args[2] : 0;
+	rec->hook = HOOK_KFREE_SKB;
+	rec->cpu = bpf_get_smp_processor_id();
+	rec->flags = RECORD_END;
+	snapshot(rec, &v);
+
+	known = t != NULL;
+	if (t && (!v.ok || continues(t, rec))) {
+		trail_go_on(t, rec);
+	} else {
+		if (t && !filter_view(&v)) {
+			trail_end(key, low);
+			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
+			return 0;
+		}
+		rec->trail = new_trail_id();
+		rec->flags |= RECORD_START | (known ? RECORD_REUSED : 0);
+	}
+	if (known)
+		trail_end(key, low);
+	st->records++;
+	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
+	return 0;
+}

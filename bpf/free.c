@@ -1,0 +1,147 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * free.c: a packet freed after use, and packets made of another.
+ *
+ * consume_skb and drops are tracepoints and exist everywhere, but most skbs
+ * die in paths without one (__kfree_skb, deferred frees, the NAPI cache).
+ * kfree_skbmem, and napi_skb_cache_put where it is not inlined, see them all.
+ */
+#include "probe.h"
+
+static __always_inline int free_hook(struct sk_buff *skb, enum hook hook, __u64 location)
+{
+	__u32 low = low32(skb);
+	__u64 key = (__u64)skb;
+	struct hook_stats *st;
+	struct record *rec;
+	struct trail *t;
+
+	if (!maybe_tracked(low))
+		return 0;
+	t = bpf_map_lookup_elem(&trails, &key);
+	if (!t)
+		return 0;
+	st = stats_of(hook);
+	if (!st)
+		return 0;
+	st->seen++;
+	/* Only the header: a packet that was used up tells nothing new. */
+	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec), 0);
+	if (!rec) {
+		st->lost++;
+		trail_end(key, low);
+		return 0;
+	}
+	__builtin_memset(rec, 0, sizeof(*rec));
+	rec->time_ns = bpf_ktime_get_boot_ns();
+	rec->skb = key;
+	rec->location = location;
+	rec->trail = t->id;
+	rec->parent = t->parent;
+	rec->netns = t->netns;
+	rec->ifindex = t->ifindex;
+	rec->mark = BPF_CORE_READ(skb, mark);
+	rec->len = BPF_CORE_READ(skb, len);
+	rec->pid = current_tgid();
+	rec->hook = hook;
+	rec->cpu = bpf_get_smp_processor_id();
+	rec->flags = RECORD_END;
+	trail_end(key, low);
+	st->records++;
+	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/* (skb) to 6.7, (skb, location) after; the register is there either way. */
+SEC("raw_tp/consume_skb")
+int consume_skb(struct bpf_raw_tracepoint_args *ctx)
+{
+	return free_hook((void *)ctx->args[0], HOOK_CONSUME_SKB, has_location ? ctx->args[1] : 0);
+}
+
+SEC("fentry/kfree_skbmem")
+int BPF_PROG(fentry_kfree_skbmem, struct sk_buff *skb)
+{
+	return free_hook(skb, HOOK_KFREE_SKBMEM, 0);
+}
+
+SEC("kprobe/kfree_skbmem")
+int BPF_KPROBE(kprobe_kfree_skbmem, struct sk_buff *skb)
+{
+	return free_hook(skb, HOOK_KFREE_SKBMEM, 0);
+}
+
+SEC("fentry/napi_skb_cache_put")
+int BPF_PROG(fentry_napi_skb_cache_put, struct sk_buff *skb)
+{
+	return free_hook(skb, HOOK_KFREE_SKBMEM, 0);
+}
+
+SEC("kprobe/napi_skb_cache_put")
+int BPF_KPROBE(kprobe_napi_skb_cache_put, struct sk_buff *skb)
+{
+	return free_hook(skb, HOOK_KFREE_SKBMEM, 0);
+}
+
+/* A copy of a tracked packet is tracked too, as its child. */
+static __always_inline int clone_hook(struct sk_buff *skb, struct sk_buff *copy)
+{
+	__u64 key = (__u64)skb, copy_key = (__u64)copy;
+	struct hook_stats *st;
+	struct record *rec;
+	struct trail *t, child;
+	bool known;
+
+	if (!copy || !maybe_tracked(low32(skb)))
+		return 0;
+	t = bpf_map_lookup_elem(&trails, &key);
+	if (!t)
+		return 0;
+	st = stats_of(HOOK_SKB_CLONE);
+	if (!st)
+		return 0;
+	st->seen++;
+	child = *t;
+	child.id = new_trail_id();
+	child.parent = t->id;
+	known = bpf_map_lookup_elem(&trails, &copy_key) != NULL;
+	if (bpf_map_update_elem(&trails, &copy_key, &child, BPF_ANY)) {
+		st->untracked++;
+		return 0;
+	}
+	if (!known)
+		__sync_fetch_and_add(tracked_bucket(low32(copy)), 1);
+	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec), 0);
+	if (!rec) {
+		st->lost++;
+		return 0;
+	}
+	__builtin_memset(rec, 0, sizeof(*rec));
+	rec->time_ns = bpf_ktime_get_boot_ns();
+	rec->skb = copy_key;
+	rec->trail = child.id;
+	rec->parent = child.parent;
+	rec->netns = child.netns;
+	rec->ifindex = child.ifindex;
+	rec->mark = BPF_CORE_READ(copy, mark);
+	rec->len = BPF_CORE_READ(copy, len);
+	rec->pid = current_tgid();
+	rec->hook = HOOK_SKB_CLONE;
+	rec->cpu = bpf_get_smp_processor_id();
+	st->records++;
+	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("fexit/skb_clone")
+int BPF_PROG(fexit_skb_clone, struct sk_buff *skb, __u32 gfp, struct sk_buff *ret)
+{
+	return clone_hook(skb, ret);
+}
+
+SEC("fexit/skb_copy")
+int BPF_PROG(fexit_skb_copy, struct sk_buff *skb, __u32 gfp, struct sk_buff *ret)
+{
+	return clone_hook(skb, ret);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * record.h: the one record every hook writes.
+ *
+ * A record is this fixed header, then ext_len bytes that belong to the hook
+ * (none of today's hooks has any), then snap_len bytes of the packet. User
+ * space reads the same layout through the Go type that bpf2go makes of it, so
+ * every field has its natural alignment and there is no hidden padding.
+ *
+ * Byte order: addresses and ports as on the wire, everything else native
+ * (little endian on all machines waymark is built for).
+ */
+#ifndef WAYMARK_RECORD_H
+#define WAYMARK_RECORD_H
+
+/* Which hook wrote the record. Numbers are stored in recordings: append only. */
+enum hook {
+	HOOK_NONE = 0,
+	HOOK_TC_INGRESS = 1,  /* device group: the packet enters a device */
+	HOOK_TC_EGRESS = 2,   /* device group: the packet leaves by a device */
+	HOOK_KFREE_SKB = 3,   /* drop group: freed as a drop, with reason and location */
+	HOOK_CONSUME_SKB = 4, /* free group: freed after normal use, with location from 6.12 on */
+	HOOK_KFREE_SKBMEM =
+		5,	    /* free group: memory of the skb given back; the sure end of a trail */
+	HOOK_SKB_CLONE = 6, /* free group: a clone or copy was made; trail is the child's */
+	HOOK_MAX = 32,	    /* size of the per-hook counters; room for later groups */
+};
+
+/* What is special about this record. */
+enum record_flags {
+	RECORD_START = 1 << 0,	/* first record of this trail: the filter matched here */
+	RECORD_END = 1 << 1,	/* the skb is freed: nothing follows on this trail */
+	RECORD_L3 = 1 << 2,	/* the snapshot starts at the network header (no link header yet) */
+	RECORD_VLAN = 1 << 3,	/* vlan_tci is valid; the tag is not in the snapshot */
+	RECORD_REUSED = 1 << 4, /* the content contradicted the trail this skb pointer had before */
+	RECORD_TRUNC = 1 << 5,	/* headers could not be read whole; the tuple may be incomplete */
+};
+
+struct record {
+	__u64 time_ns;	/* CLOCK_BOOTTIME */
+	__u64 trail;	/* identity of the packet in this kernel; 0: not tracked */
+	__u64 parent;	/* trail this one was cloned, copied or cut from; 0: none */
+	__u64 skb;	/* address of the sk_buff, to check identity; never dereferenced */
+	__u64 location; /* return address in the kernel that freed the skb; 0: not told */
+	__u32 netns;	/* inode of the network namespace, as in /proc/PID/ns/net */
+	__u32 ifindex;	/* device, in that namespace; 0: none */
+	__u32 mark;	/* skb->mark (fwmark) when the hook ran */
+	__u32 len;	/* skb->len in bytes as the hook saw it */
+	__u32 pid;	/* tgid of the task in whose context the hook ran */
+	__s32 verdict;	/* hook's verdict, if it has one */
+	__u32 reason;	/* enum skb_drop_reason of the running kernel (HOOK_KFREE_SKB) */
+	__u32 seq;	/* TCP sequence number; ICMP echo: id << 16 | sequence; SCTP:
+			 * verification tag; UDP: first four payload bytes */
+	__u32 ack;	/* TCP acknowledgement number */
+	__u16 hook;	/* enum hook */
+	__u16 cpu;
+	__u8 src[16]; /* IPv4 as ::ffff:a.b.c.d */
+	__u8 dst[16];
+	__be16 sport; /* 0 for protocols without ports and non-first fragments */
+	__be16 dport;
+	__u16 ip_id;	/* IPv4 identification, or the low half of IPv6 fragment identification */
+	__u16 frag_off; /* fragment offset in bytes, bit 0: more fragments (RFC 791, RFC 8200) */
+	__u16 payload_len; /* bytes after the L4 header, from the IP length */
+	__u16 l3_proto;	   /* EtherType (0x0800, 0x86dd, 0x0806, ...), native order */
+	__u16 vlan_tci;	   /* hardware-accelerated VLAN tag, see RECORD_VLAN */
+	__u16 flags;	   /* enum record_flags */
+	__u8 proto;	   /* IP protocol after extension headers */
+	__u8 tcp_flags;	   /* FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32 */
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 ttl;	 /* TTL or hop limit */
+	__u8 ip_version; /* 4, 6, or 0 when the packet is not IP */
+	__u16 ext_len;	 /* bytes of hook-specific data after this header */
+	__u16 snap_len;	 /* bytes of packet after that */
+	__u16 pad;
+	__u32 pad2;
+};
+
+/* Per CPU and hook: what was written and what was lost. Read live. */
+struct hook_stats {
+	__u64 records;	 /* records written */
+	__u64 lost;	 /* records not written: the ring buffer was full */
+	__u64 untracked; /* packets not followed: the identity map refused the entry */
+	__u64 seen;	 /* packets that matched (or were tracked) at this hook */
+};
+
+#endif

@@ -1,0 +1,18 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * waymark.c: the one object, made of a file per subsystem. User space takes
+ * out the programs that the running kernel cannot load before it loads it.
+ */
+#include "device.c"
+#include "drop.c"
+#include "free.c"
+
+/* The kernel needs a GPL-compatible licence for the helpers that read memory. */
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Types that user space wants generated. */
+const struct record *unused_record __attribute__((unused));
+const struct hook_stats *unused_stats __attribute__((unused));
+const enum hook *unused_hook __attribute__((unused));
+const enum record_flags *unused_flags __attribute__((unused));
