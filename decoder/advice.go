@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+// adviceRow is one thing known about drops: when it applies, what it means,
+// and what to do. Texts may name facts in braces (factTexts).
+type adviceRow struct {
+	question  string   // row of the fault table it answers, see docs
+	functions []string // any of, "*" at the end: prefix; empty: any
+	reasons   []string // any of; empty: any
+	when      func(*dropFacts) bool
+	because   string
+	advice    string
+}
+
+// explainDrop fills in because, advice and question; first row wins.
+func explainDrop(f *dropFacts, d *Drop) {
+	for i := range adviceTable {
+		r := &adviceTable[i]
+		if len(r.functions) > 0 && !f.functionIs(r.functions) || len(r.reasons) > 0 && !f.reasonIs(r.reasons) || r.when != nil && !r.when(f) {
+			continue
+		}
+		d.Because, d.Advice, d.Question = f.fill(r.because), f.fill(r.advice), r.question
+		return
+	}
+}
+
+var (
+	noRouteFunctions = []string{"ip_error", "ip_rcv_finish*", "ip_route_input*", "ip6_pkt_discard*", "ip6_pkt_drop", "ip6_pkt_prohibit*", "ip6_rcv_finish*", "ip6_forward", "ip_forward", "dst_discard*"}
+	queueFunctions   = []string{"nf_queue", "__nf_queue"}
+)
+
+// adviceTable is what waymark knows about drops, the special before the
+// general. The functions and reasons are those of 6.1 to 6.18.
+var adviceTable = []adviceRow{
+	// The queue.
+	{
+		question: "M30", functions: queueFunctions, when: nobodyListens,
+		because: "nobody listens on a netfilter queue in {netns}: the balancer is not running there",
+		advice:  "start the balancer in {netns}; until then the queue rule, which has no bypass flag, drops everything it matches",
+	},
+	{
+		question: "M30", functions: queueFunctions, when: somebodyListens,
+		because: "the netfilter queue in {netns} took no more packets: it is full, or the rule names a queue that nobody listens on (there are listeners on {queues})",
+		advice:  "compare the rule's queue numbers with /proc/net/netfilter/nfnetlink_queue in {netns}; if queue_dropped grows there, the balancer is too slow: see its CPU, raise --qlength or use more queues",
+	},
+	{
+		question: "M30", functions: queueFunctions,
+		because: "the netfilter queue in {netns} did not take the packet: nobody listens on it, or it is full",
+		advice:  "look at /proc/net/netfilter/nfnetlink_queue in {netns}: no row means that the balancer is not running, a growing queue_dropped that it is too slow",
+	},
+	{
+		question: "M13", functions: verdictFunctions, when: lbNoFlow,
+		because: "no flow of the balancer in {netns} matches {to}",
+		advice:  "compare `waymark lb flow-list` in {netns} with what should be served, or correct the client's address or port",
+	},
+	{
+		question: "M15", functions: verdictFunctions, when: lbNoTarget,
+		because: "flow {flow} of the balancer in {netns} matched, but has no target for the packet: {why}",
+		advice:  "see with `waymark lb show` in {netns} which targets are active; a target registers itself when its application opens the stream",
+	},
+	{
+		question: "M12", functions: verdictFunctions, when: lbAccepts,
+		because: "the verdict of the queue in {netns} was to drop, although the balancer's published state (flow {flow}) accepts the packet",
+		advice:  "the balancer works on other state than it shows, or was changing it: restart it if this lasts",
+	},
+	{
+		question: "M13", functions: verdictFunctions,
+		because: "the program behind the netfilter queue in {netns} said drop",
+		advice:  "ask the balancer in {netns}: `waymark lb flow-list` for a flow that matches {to}, `waymark lb show` for active targets",
+	},
+
+	// Routing.
+	{
+		question: "M32", when: (*dropFacts).reversePathKnown,
+		because: "rp_filter is {rp} at {netns}/{dev}, and the way back to {src} {back}",
+		advice:  "set net.ipv4.conf.all.rp_filter and net.ipv4.conf.{dev}.rp_filter to 0 in {netns} (the greater one counts)",
+	},
+	{
+		question: "M32", when: (*dropFacts).reversePath,
+		because: "the reverse path filter of {netns}/{dev} refuses the source {src}: the way back to it is another one",
+		advice:  "set net.ipv4.conf.all.rp_filter and net.ipv4.conf.{dev}.rp_filter to 0 in {netns} (the greater one counts)",
+	},
+	{
+		question: "M32", functions: noRouteFunctions, when: forwarderIsOff,
+		because: "{netns} must forward {dst} but forwarding is off",
+		advice:  "set net.{family}.conf.all.forwarding to 1 in {netns}",
+	},
+	{
+		question: "M20", functions: noRouteFunctions, when: blackholeAfterEmptyTable,
+		because: "{passed} has no route to {dst}, so {rule} threw the packet away: it is a blackhole",
+		advice:  "find out why table {passedTable} in {netns} is empty: its default route comes from the routing daemon (BGP, BFD), which has lost its gateway or is not running",
+	},
+	{
+		question: "M19", functions: noRouteFunctions, when: blackhole,
+		because: "{rule} leads {dst} into a blackhole, and no rule before it matched",
+		advice:  "put back the rule `from {src}` with a better priority that looks up the table with the default route, in {netns}",
+	},
+	{
+		question: "M20", functions: []string{"dst_discard*"},
+		because: "a blackhole route in {netns} threw the packet away",
+		advice:  "see `ip route show table all type blackhole` in {netns}, and which table should have had the route to {dst} before it",
+	},
+	{
+		question: "M17", functions: noRouteFunctions, when: markWithoutRule,
+		because: "the packet has mark {mark}, but {netns} has no ip rule for that mark, and no other rule leads to {dst}",
+		advice:  "put back the rule `fwmark {mark} lookup {markTable}` in {netns}; nobody checks it after it was made, restarting the load balancer makes it again",
+	},
+	{
+		question: "M17", functions: noRouteFunctions, when: markTableEmpty,
+		because: "the rule for mark {mark} in {netns} leads to table {markTable}, which has no route to {dst}",
+		advice:  "put back the default route via the target into table {markTable} in {netns}",
+	},
+	{
+		question: "M31", functions: noRouteFunctions, when: neverQueued,
+		because: "the balancer in {netns} serves {dst}, but the packet has no mark: it never came to the queue",
+		advice:  "see whether {dst} is in the sets of the queue rule in {netns} (`nft list table inet meridio-nfqlb`)",
+	},
+	{
+		question: "M25", functions: noRouteFunctions, when: vipMissing,
+		because: "{dst} is no address of {netns}, which does not forward",
+		advice:  "add the VIP in {netns} (`ip addr add {dst} dev {dev}`), or see why the target's agent did not",
+	},
+	{
+		question: "M17", functions: noRouteFunctions, reasons: []string{"IP_INNOROUTES", "IP_OUTNOROUTES"}, when: marked,
+		because: "{netns} has no route for a packet to {dst} with mark {mark}",
+		advice:  "see in {netns} whether `ip rule` has a rule for fwmark {mark}, and whether the table it names has a route",
+	},
+	{
+		question: "M23", functions: noRouteFunctions, when: replyWithoutRoute,
+		because: "{netns} has no route for replies from {src} to {dst}",
+		advice:  "put back the rule `from {src}` in {netns} that looks up the table with the default route to the load balancers",
+	},
+	{
+		question: "M20", functions: []string{"ip_error"}, reasons: unnamed, when: routingUnknown,
+		because: "a blackhole route in {netns} threw the packet away",
+		advice:  "see `ip route get {dst} from {src} iif {dev}` in {netns}, and which table should have had the route",
+	},
+	{
+		functions: noRouteFunctions, when: noRoute,
+		because: "{netns} has no route to {dst}",
+		advice:  "see `ip rule` and `ip route get {dst} from {src} iif {dev} mark {mark}` in {netns}",
+	},
+	{
+		functions: noRouteFunctions, when: refusingRoute,
+		because: "{rule} in {netns} refuses {dst} by its type",
+		advice:  "remove the unreachable or prohibit route, or give the packet a rule before it",
+	},
+	{
+		functions: []string{"ip_forward", "ip6_forward"}, when: func(f *dropFacts) bool { return f.rec.Ttl <= 1 },
+		because: "its TTL was used up ({ttl}) in {netns}",
+		advice:  "look for a routing loop on the way to {dst}",
+	},
+
+	// Neighbours, devices, bridges.
+	{
+		question: "M18", reasons: []string{"NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_CREATEFAIL", "NEIGH_HH_FILLFAIL"},
+		because: "the next hop does not answer ARP or neighbour discovery at {netns}/{dev}",
+		advice:  "see `ip neigh` in {netns}, and whether the target's device is up and has the next hop's address",
+	},
+	{
+		question: "M18", reasons: []string{"NEIGH_QUEUEFULL"},
+		because: "too many packets wait for the next hop's MAC address at {netns}/{dev}",
+		advice:  "see `ip neigh` in {netns}: the next hop is slow to answer, or gone",
+	},
+	{
+		question: "M18", reasons: []string{"QUEUE_PURGE"}, when: func(f *dropFacts) bool { return !f.local },
+		because: "it waited for a next hop that never answered, or in the queue of a device that was taken down",
+		advice:  "see `ip neigh` and `ip -s link` in {netns}",
+	},
+	{
+		question: "M35", reasons: []string{"OTHERHOST"},
+		because: "the frame was for another MAC address than that of {netns}/{dev}",
+		advice:  "compare `ip neigh` at the sender with `ip link` in {netns}: a stale neighbour entry, or a bridge that floods",
+	},
+	{
+		question: "M7", functions: []string{"__dev_queue_xmit"}, reasons: []string{"QDISC_DROP"},
+		because: "the queueing discipline of {netns}/{dev} took no packet: the device is down or full",
+		advice:  "see `ip -s link show {dev}` and `tc -s qdisc show dev {dev}` in {netns}",
+	},
+	{
+		reasons: []string{"QDISC_DROP", "QDISC_OVERLIMIT", "QDISC_CONGESTED", "FQ_FLOW_LIMIT", "FQ_BAND_LIMIT", "FQ_HORIZON_LIMIT", "CAKE_FLOOD"},
+		because: "the queueing discipline of {netns}/{dev} was full or policed it",
+		advice:  "see `tc -s qdisc show dev {dev}` in {netns}",
+	},
+	{
+		question: "M22", functions: []string{"br_handle_frame*", "br_dev_xmit", "br_pass_frame_up"},
+		because: "the bridge of {netns}/{dev} is down, or the port is not forwarding",
+		advice:  "see `ip link` and `bridge link` in {netns}",
+	},
+	{
+		reasons: []string{"DEV_READY"},
+		because: "the device behind {netns}/{dev} is down",
+		advice:  "see `ip link` in {netns} and at the other end of the link",
+	},
+	{
+		reasons: []string{"CPU_BACKLOG"},
+		because: "the CPU's receive backlog was full",
+		advice:  "raise net.core.netdev_max_backlog, or spread the load over CPUs (RPS)",
+	},
+	{
+		reasons: []string{"FULL_RING", "NOMEM", "PROTO_MEM"},
+		because: "there was no memory for it at {netns}/{dev}",
+		advice:  "see `ip -s link` in {netns} and net.ipv4.tcp_mem, net.ipv4.udp_mem",
+	},
+
+	// Filters.
+	{
+		reasons: []string{"NETFILTER_DROP"},
+		because: "a netfilter rule in {netns} drops it",
+		advice:  "see `nft list ruleset` or `iptables-save -c` in {netns} for the rule whose counter grows (a full conntrack table drops here as well)",
+	},
+	{
+		reasons: []string{"TC_INGRESS", "TC_EGRESS"},
+		because: "a TC filter at {netns}/{dev} drops it",
+		advice:  "see `tc filter show dev {dev} ingress`, `egress` and `bpftool net` in {netns}",
+	},
+	{
+		reasons: []string{"XDP"},
+		because: "an XDP program at {netns}/{dev} drops it",
+		advice:  "see `bpftool net` in {netns}",
+	},
+	{
+		reasons: []string{"BPF_CGROUP_EGRESS", "SECURITY_HOOK", "SOCKET_FILTER"},
+		because: "a program attached to the socket or its cgroup drops it",
+		advice:  "see `bpftool cgroup tree`, and the network policies that apply",
+	},
+
+	// Sockets.
+	{
+		reasons: []string{"NO_SOCKET"},
+		because: "no socket in {netns} takes {to}",
+		advice:  "see with `ss -lntu` in {netns} whether the application listens there, on that address",
+	},
+	{
+		reasons: []string{"TCP_LISTEN_OVERFLOW"},
+		because: "the accept queue of {to} in {netns} is full",
+		advice:  "the application accepts too slowly, or its backlog (net.core.somaxconn) is too small",
+	},
+	{
+		reasons: []string{"SOCKET_RCVBUFF", "SOCKET_BACKLOG", "TCP_ZEROWINDOW"},
+		because: "the receive buffer of the socket for {to} in {netns} is full",
+		advice:  "the application reads too slowly, or the buffer (net.core.rmem_max) is too small",
+	},
+	{
+		reasons: []string{"TCP_FLAGS", "TCP_CLOSE", "TCP_INVALID_SEQUENCE", "TCP_INVALID_END_SEQUENCE", "TCP_INVALID_ACK_SEQUENCE", "TCP_OVERWINDOW", "TCP_ABORT_ON_DATA", "TCP_INVALID_SYN"},
+		because: "the TCP connection it belongs to does not exist in {netns} in that state",
+		advice:  "see whether earlier packets of the flow went to another target, or the application closed the connection",
+	},
+
+	// Broken packets.
+	{
+		question: "M34", reasons: []string{"PKT_TOO_BIG"},
+		because: "it is bigger than {netns}/{dev} takes (MTU {mtu})",
+		advice:  "make the MTU equal along the path, or see why the ICMP message about it does not reach {src}",
+	},
+	{
+		question: "M33", reasons: []string{"FRAG_REASM_TIMEOUT", "FRAG_TOO_FAR", "DUP_FRAG"},
+		because: "its fragments did not all come together in {netns}",
+		advice:  "see whether all fragments of a packet take the same way",
+	},
+	{
+		reasons: []string{"IP_CSUM", "TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM"},
+		because: "its checksum is wrong",
+		advice:  "look for a device with broken offloads, or a rule that rewrites packets without their checksum",
+	},
+	{
+		reasons: []string{"IPV6DISABLED"},
+		because: "IPv6 is off at {netns}/{dev}",
+		advice:  "set net.ipv6.conf.{dev}.disable_ipv6 to 0 in {netns}",
+	},
+	{
+		reasons: []string{"IP_INHDR", "HDR_TRUNC", "PKT_TOO_SMALL", "IPV6_BAD_EXTHDR"},
+		because: "its headers are broken",
+		advice:  "see with `waymark record` what the sender or a tunnel on the way makes of it",
+	},
+	{
+		reasons: []string{"UNHANDLED_PROTO", "IP_NOPROTO"},
+		because: "nothing in {netns} handles its protocol",
+		advice:  "load the protocol's module, or stop sending it there",
+	},
+}
+
+// The conditions of the table.
+
+func nobodyListens(f *dropFacts) bool {
+	q, known := f.listeners()
+	return known && len(q) == 0
+}
+
+func somebodyListens(f *dropFacts) bool {
+	q, _ := f.listeners()
+	return len(q) > 0
+}
+
+func lbNoFlow(f *dropFacts) bool   { return f.lb != nil && !f.lb.Accept && f.lb.Flow == "" }
+func lbNoTarget(f *dropFacts) bool { return f.lb != nil && !f.lb.Accept && f.lb.Flow != "" }
+func lbAccepts(f *dropFacts) bool  { return f.lb != nil && f.lb.Accept }
+
+func (f *dropFacts) reversePathKnown() bool {
+	rp := f.rpFilter()
+	back := f.wayBack()
+	return f.reversePath() && rp != "" && rp != "0" && back != nil && (back.Type != "unicast" || f.device != nil && back.fits([]string{f.device.Name, ""}) != "")
+}
+
+func routingUnknown(f *dropFacts) bool { return f.lookup() == nil }
+
+func routeType(f *dropFacts) string {
+	if r := f.lookup(); r != nil {
+		return r.Type
+	}
+	return ""
+}
+
+func noRoute(f *dropFacts) bool {
+	if !f.reasonIs([]string{"IP_INNOROUTES", "IP_OUTNOROUTES"}) {
+		return routeType(f) == "none"
+	}
+	// The kernel has the last word: a local route may just have gone.
+	return routingUnknown(f) || routeType(f) == "none" || routeType(f) == "local"
+}
+
+func blackhole(f *dropFacts) bool { return routeType(f) == "blackhole" }
+
+func blackholeAfterEmptyTable(f *dropFacts) bool {
+	return blackhole(f) && len(f.lookup().Passed) > 0
+}
+
+func refusingRoute(f *dropFacts) bool {
+	t := routeType(f)
+	return t == "unreachable" || t == "prohibit"
+}
+
+func marked(f *dropFacts) bool { return f.rec.Mark != 0 }
+
+func markWithoutRule(f *dropFacts) bool {
+	return marked(f) && routeType(f) == "none" && len(f.rulesForMark()) == 0
+}
+
+func markTableEmpty(f *dropFacts) bool {
+	return marked(f) && routeType(f) == "none" && len(f.rulesForMark()) > 0
+}
+
+// neverQueued: the balancer would have taken the packet, and did not get it.
+func neverQueued(f *dropFacts) bool {
+	if marked(f) || f.balancer() == nil || !f.isVIP(f.dst) && !balancerTakes(f) {
+		return false
+	}
+	return noRoute(f) || refusingRoute(f)
+}
+
+func balancerTakes(f *dropFacts) bool {
+	if f.b.s.opt.LB == nil || !f.sameNetns {
+		return false
+	}
+	d := f.b.decide(f.balancer(), f.prev)
+	return d.Accept
+}
+
+// forwarderIsOff: a namespace whose job is to forward (it has a balancer, or
+// the packet is a reply from a VIP that is not its own) has forwarding off.
+// Linux then answers EHOSTUNREACH, counted as an address error (ip_error).
+func forwarderIsOff(f *dropFacts) bool {
+	if f.dst.Is4() && !f.reasonIs([]string{"IP_INADDRERRORS"}) {
+		return false
+	}
+	return f.forwarding() == "0" && (f.balancer() != nil || f.isVIP(f.src))
+}
+
+// vipMissing: a packet that came to the end of its way and finds that its
+// destination is not there. IPv4 tells so itself (IP_INADDRERRORS); IPv6 and
+// unnamed reasons are read from what is known of the namespace.
+func vipMissing(f *dropFacts) bool {
+	if f.balancer() != nil || f.isVIP(f.src) || marked(f) {
+		return false
+	}
+	if f.reasonIs([]string{"IP_INADDRERRORS"}) {
+		return true
+	}
+	ends := f.forwarding() == "0" || f.forwarding() == "" && f.isVIP(f.dst)
+	return ends && (noRoute(f) || f.functionIs([]string{"ip6_forward"}) || f.dst.Is4() && f.reasonIs(unnamed) && f.forwarding() == "0" && !blackhole(f))
+}
+
+func replyWithoutRoute(f *dropFacts) bool { return noRoute(f) && f.isVIP(f.src) }

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"waymark/bpf"
+)
+
+// builder turns the records of one open journey into hops and an outcome.
+type builder struct {
+	s        *Stitcher
+	w        *world
+	o        *openJourney
+	j        *Journey
+	settled  bool
+	branches []branch
+}
+
+// branch is what is known of one packet (the root or a copy) while the records
+// are walked in time order.
+type branch struct {
+	trail, parent uint64
+	ended         bool
+	root          bool
+
+	dev    *event // last device record, of a copy: also its parent's before it
+	own    bool   // dev is of this trail
+	last   tuple
+	seen   bool // last is set
+	mark   uint32
+	drop   *Drop    // real loss
+	fate   *fateRow // why the free as a drop was none
+	freed  string   // symbol that freed it after normal use
+	freedT uint64   // when, ns since the start
+}
+
+// build makes the journey of o.
+func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
+	slices.SortStableFunc(o.events, func(a, b event) int { return cmp.Compare(a.rec.TimeNs, b.rec.TimeNs) })
+	first := &o.events[0]
+	j := &Journey{
+		Type: "journey", ID: s.id(o.root), Node: s.world.session.Node, Start: s.wall(first.rec.TimeNs),
+		Packet: describePacket(&first.rec, o.snapshot(first)), Complete: !o.incomplete, Notes: slices.Clone(o.notes),
+		seq: sortKey{first.rec.TimeNs, o.root},
+	}
+	if o.loose != 0 {
+		j.ID = fmt.Sprintf("%s-x%d", j.Node, o.loose)
+		j.seq.trail = o.loose
+	}
+	b := builder{s: s, w: s.world, o: o, j: j, settled: settled}
+	for _, t := range o.trails {
+		b.branches = append(b.branches, branch{trail: t.id, parent: t.parent, ended: t.ended, root: t.id == o.root})
+	}
+	if o.loose != 0 {
+		b.branches = append(b.branches, branch{root: true, ended: true})
+	}
+	j.Hops = make([]Hop, 0, len(o.events)+2)
+	for i := range o.events {
+		b.event(&o.events[i])
+	}
+	last := &o.events[len(o.events)-1].rec
+	j.until = last.TimeNs
+	if last.Flags&bpf.FlagEnd == 0 {
+		// Its end was not seen, so more may have come for as long as it could
+		// stay open. That its sk_buff was used again does not tell when.
+		j.until += uint64(s.opt.Linger)
+	}
+	if n := len(j.Hops); n > 0 {
+		j.DurationNs = j.Hops[n-1].TNs
+	}
+	b.connection(&first.rec)
+	b.outcome()
+	return j
+}
+
+// connection notes what naming the flow needs.
+func (b *builder) connection(r *bpf.Record) {
+	if r.IpVersion == 0 {
+		return
+	}
+	if p := b.j.Packet.Inner; p != nil {
+		b.j.inner = p.tuple()
+	}
+	if r.Proto == protoTCP && r.TcpFlags&0x02 != 0 {
+		b.j.syn = 1
+		if r.TcpFlags&0x10 != 0 {
+			b.j.syn = 2
+		}
+	}
+}
+
+func (b *builder) branch(trail uint64) *branch {
+	for i := range b.branches {
+		if b.branches[i].trail == trail {
+			return &b.branches[i]
+		}
+	}
+	return &b.branches[0]
+}
+
+// event walks one record.
+func (b *builder) event(e *event) {
+	br := b.branch(e.rec.Trail)
+	switch bpf.Hook(e.rec.Hook) {
+	case bpf.HookTCIngress, bpf.HookTCEgress:
+		b.device(br, e)
+	case bpf.HookKfreeSkb:
+		b.dropped(br, e)
+	case bpf.HookSkbClone:
+		b.copied(br, e)
+	case bpf.HookConsumeSkb:
+		br.freed = b.w.symbol(e.rec.Location)
+	}
+}
+
+// hop starts a hop at the place of e.
+func (b *builder) hop(br *branch, e *event, group, hook string) Hop {
+	h := Hop{TNs: e.rec.TimeNs - b.j.seq.start, Group: group, Hook: hook}
+	h.Netns, h.Pod = b.w.netns(e.rec.Netns)
+	if !br.root {
+		h.Trail = br.trail
+	}
+	return h
+}
+
+// device is the hop of a TC record, and before it what must have been decided
+// since the last one.
+func (b *builder) device(br *branch, e *event) {
+	t := recordTuple(&e.rec)
+	if br.dev != nil && br.dev.rec.Netns == e.rec.Netns {
+		b.decided(br, e)
+	}
+	hook := "ingress"
+	if bpf.Hook(e.rec.Hook) == bpf.HookTCEgress {
+		hook = "egress"
+	}
+	h := b.hop(br, e, GroupDevice, hook)
+	h.Dev = b.w.deviceName(e.view, e.rec.Netns, e.rec.Ifindex)
+	mark := e.rec.Mark
+	h.Mark = &mark
+	h.markWas, h.markNew = b.markBefore(br, e), br.dev == nil && mark != 0
+	if br.seen && t != br.last {
+		p := describePacket(&e.rec, b.o.snapshot(e))
+		h.Packet = &p
+	}
+	b.j.Hops = append(b.j.Hops, h)
+	if !slices.Contains(b.j.tuples, t) {
+		b.j.tuples = append(b.j.tuples, t)
+	}
+	entered := br.dev == nil || br.dev.rec.Netns != e.rec.Netns
+	br.last, br.seen, br.mark = t, true, mark
+	br.dev, br.own = e, true
+	if entered && hook == "ingress" && mark != 0 {
+		b.markedOnEntry(br, e)
+	}
+}
+
+// markBefore is the mark the packet had before e if that differs. Leaving a
+// namespace clears it (skb_scrub_packet, net/core/skbuff.c), which is shown
+// like any other change: a mark that was meant to arrive is lost there.
+func (b *builder) markBefore(br *branch, e *event) *uint32 {
+	if br.dev == nil || br.mark == e.rec.Mark {
+		return nil
+	}
+	was := br.mark
+	return &was
+}
+
+// decided adds the hops between the branch's last device record and e, both in
+// one namespace.
+func (b *builder) decided(br *branch, e *event) {
+	prev := br.dev
+	if e.rec.Mark != br.mark {
+		b.lbHop(br, prev, e, false)
+	}
+	in := bpf.Hook(prev.rec.Hook) == bpf.HookTCIngress
+	out := bpf.Hook(e.rec.Hook) == bpf.HookTCEgress
+	if !in || !out || e.rec.IpVersion == 0 && prev.rec.IpVersion == 0 && !b.bridged(prev, e) {
+		return
+	}
+	if b.bridged(prev, e) {
+		h := b.hop(br, e, GroupBridge, "forward")
+		h.Detail = &BridgeDetail{Bridge: b.master(prev)}
+		b.j.Hops = append(b.j.Hops, h)
+		return
+	}
+	b.routeHop(br, prev, e)
+}
+
+// bridged tells whether a frame went from one port of a bridge to another
+// without being routed: a router would have taken one off the TTL.
+func (b *builder) bridged(in, out *event) bool {
+	di := b.w.device(in.view, in.rec.Netns, in.rec.Ifindex)
+	do := b.w.device(out.view, out.rec.Netns, out.rec.Ifindex)
+	return di != nil && do != nil && di.Master != 0 && di.Master == do.Master && in.rec.Ttl == out.rec.Ttl
+}
+
+// master is the name of the bridge e's device is a port of; empty: none.
+func (b *builder) master(e *event) string {
+	d := b.w.device(e.view, e.rec.Netns, e.rec.Ifindex)
+	if d == nil || d.Master == 0 {
+		return ""
+	}
+	return b.w.deviceName(e.view, e.rec.Netns, d.Master)
+}
+
+// copied starts the branch of a copy where its parent is.
+func (b *builder) copied(br *branch, e *event) {
+	if p := b.branch(br.parent); p != br && p.trail == br.parent && !br.own {
+		br.dev, br.last, br.seen, br.mark = p.dev, p.last, p.seen, p.mark
+	}
+	if !b.hasDeviceRecords(br.trail) {
+		return // a tap or a socket queue: it ends where it was made
+	}
+	h := b.hop(br, e, GroupFree, "clone")
+	h.Dev = b.w.deviceName(e.view, e.rec.Netns, e.rec.Ifindex)
+	h.Trail, h.Detail = 0, &CopyDetail{Copy: br.trail}
+	b.j.Hops = append(b.j.Hops, h)
+}
+
+func (b *builder) hasDeviceRecords(trail uint64) bool {
+	for i := range b.o.events {
+		r := &b.o.events[i].rec
+		if r.Trail == trail && (r.Hook == uint16(bpf.HookTCIngress) || r.Hook == uint16(bpf.HookTCEgress)) {
+			return true
+		}
+	}
+	return false
+}
+
+// dropped walks a HOOK_KFREE_SKB record: usually a loss, at times not.
+func (b *builder) dropped(br *branch, e *event) {
+	d := b.w.dropOf(e, br.dev)
+	f := b.facts(br, e, &d)
+	if row := fateOf(f); row != nil {
+		br.fate, br.freed, br.freedT = row, d.At, e.rec.TimeNs-b.j.seq.start
+		if row.hide {
+			return
+		}
+		b.dropHop(br, e, &d, row.why)
+		return
+	}
+	if br.dev != nil && f.sameNetns {
+		if e.rec.Mark != br.mark || f.inQueue() {
+			f.lb = b.lbHop(br, br.dev, e, f.inQueue())
+		}
+		if f.routed() {
+			b.routeHop(br, br.dev, e)
+		}
+	}
+	explainDrop(f, &d)
+	d.Time = b.s.wall(e.rec.TimeNs)
+	b.dropHop(br, e, &d, "")
+	br.drop = &d
+}
+
+func (b *builder) dropHop(br *branch, e *event, d *Drop, normal string) {
+	h := b.hop(br, e, GroupDrop, "kfree_skb")
+	h.Netns, h.Pod, h.Dev = d.Netns, d.Pod, d.Dev
+	h.Verdict = "drop"
+	if normal != "" {
+		h.Verdict = ""
+	}
+	mark := e.rec.Mark
+	h.Mark, h.Detail = &mark, &DropDetail{Reason: d.Reason, At: d.At, Normal: normal}
+	b.j.Hops = append(b.j.Hops, h)
+}
+
+// dropOf is place and reason of a HOOK_KFREE_SKB record. The skb may have lost
+// its device by then: it is where it was last.
+func (w *world) dropOf(e, prev *event) Drop {
+	d := Drop{Reason: w.reason(e.rec.Reason), At: w.symbol(e.rec.Location)}
+	netns, ifindex, v := e.rec.Netns, e.rec.Ifindex, e.view
+	if prev != nil && (netns == 0 || netns == prev.rec.Netns && ifindex == 0) {
+		netns, ifindex, v = prev.rec.Netns, prev.rec.Ifindex, prev.view
+	}
+	d.Netns, d.Pod = w.netns(netns)
+	d.Dev = w.deviceName(v, netns, ifindex)
+	return d
+}

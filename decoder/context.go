@@ -1,0 +1,203 @@
+package decoder
+
+import "net/netip"
+
+// Context is everything an explanation needs that is not a packet: names,
+// addresses, rule sets, balancer state, losses. It travels in the same stream
+// as the kernel's records, written before the first record that needs it and
+// again when it changes, so a recording carries its own explanation.
+//
+// Exactly one of the pointer fields is set. It is stored as JSON: fields may
+// be added, never renamed.
+type Context struct {
+	Time      uint64     `json:"time"` // boot clock ns at which it held
+	Session   *Session   `json:"session,omitempty"`
+	Namespace *Namespace `json:"namespace,omitempty"`
+	Device    *Device    `json:"device,omitempty"`
+	Routing   *Routing   `json:"routing,omitempty"`
+	Symbol    *Symbol    `json:"symbol,omitempty"`
+	Reason    *Reason    `json:"reason,omitempty"`
+	Balancer  *Balancer  `json:"balancer,omitempty"`
+	Loss      *Loss      `json:"loss,omitempty"`
+	Clock     *Clock     `json:"clock,omitempty"`
+	Queues    *Queues    `json:"queues,omitempty"`
+	End       *End       `json:"end,omitempty"`
+}
+
+// Session is the first thing in every stream: who recorded, when, and the
+// options that shape the output, so that replay prints what live printed.
+type Session struct {
+	Version      string   `json:"version"`                 // waymark's
+	Format       int      `json:"format"`                  // version of the record layout, 1
+	Node         string   `json:"node"`                    // node name
+	Kernel       string   `json:"kernel"`                  // uname -r
+	WallOffset   int64    `json:"wall_offset_ns"`          // wall clock minus boot clock, ns
+	Filter       []string `json:"filter,omitempty"`        // as typed
+	FollowReply  bool     `json:"follow_reply,omitempty"`  //
+	Limit        int      `json:"limit,omitempty"`         // stop after that many journeys
+	Mark         uint32   `json:"mark,omitempty"`          // show only journeys that had (mark & MarkMask) == Mark somewhere
+	MarkMask     uint32   `json:"mark_mask,omitempty"`     // 0: no mark filter
+	Hooks        []string `json:"hooks,omitempty"`         // hooks attached, by name
+	ExactFrees   bool     `json:"exact_frees,omitempty"`   // the end of every skb is seen (HOOK_KFREE_SKBMEM)
+	SnapLen      int      `json:"snaplen,omitempty"`       // bytes of packet kept per record
+	QueueVisible bool     `json:"queue_visible,omitempty"` // queue hooks attached
+}
+
+// Namespace names a network namespace.
+type Namespace struct {
+	Inode uint32 `json:"inode"`         // of /proc/PID/ns/net
+	Name  string `json:"name"`          // what a person calls it
+	Pod   string `json:"pod,omitempty"` // NAMESPACE/NAME, where known
+}
+
+// Device names a network device of a namespace and what is configured on it.
+type Device struct {
+	Netns   uint32         `json:"netns"`
+	Index   uint32         `json:"index"`
+	Name    string         `json:"name"`
+	Kind    string         `json:"kind,omitempty"` // veth, bridge, ...
+	MAC     string         `json:"mac,omitempty"`
+	MTU     int            `json:"mtu,omitempty"`
+	Up      bool           `json:"up,omitempty"`
+	Master  uint32         `json:"master,omitempty"` // ifindex of the bridge it is a port of
+	Addrs   []netip.Prefix `json:"addrs,omitempty"`  // addresses with their prefix length
+	Removed bool           `json:"removed,omitempty"`
+}
+
+// Routing is one namespace's policy routing: every rule and the routes of
+// every table that a rule names.
+type Routing struct {
+	Netns  uint32            `json:"netns"`
+	Rules  []Rule            `json:"rules"`  // by family, then priority
+	Routes []Route           `json:"routes"` //
+	Sysctl map[string]string `json:"sysctl,omitempty"`
+}
+
+// Rule is one `ip rule`.
+type Rule struct {
+	Family   int          `json:"family"` // 4 or 6
+	Priority int          `json:"priority"`
+	Src      netip.Prefix `json:"src,omitzero"`
+	Dst      netip.Prefix `json:"dst,omitzero"`
+	IIF      string       `json:"iif,omitempty"`
+	OIF      string       `json:"oif,omitempty"`
+	Mark     uint32       `json:"mark,omitempty"`
+	MarkMask uint32       `json:"mark_mask,omitempty"` // 0: the rule does not look at the mark
+	Invert   bool         `json:"invert,omitempty"`
+	Table    int          `json:"table,omitempty"`
+	Action   string       `json:"action"`            // lookup, blackhole, unreachable, prohibit, other
+	Unknown  bool         `json:"unknown,omitempty"` // has selectors waymark does not evaluate
+}
+
+// Route is one route.
+type Route struct {
+	Family   int          `json:"family"`
+	Table    int          `json:"table"`
+	Dst      netip.Prefix `json:"dst"`  // 0.0.0.0/0 or ::/0 for default
+	Type     string       `json:"type"` // unicast, local, blackhole, unreachable, prohibit, ...
+	Metric   uint32       `json:"metric,omitempty"`
+	Protocol int          `json:"protocol,omitempty"` // RTPROT_*
+	Nexthops []Nexthop    `json:"nexthops,omitempty"`
+}
+
+// Nexthop is where a route sends a packet.
+type Nexthop struct {
+	Via   netip.Addr `json:"via,omitzero"`
+	Dev   string     `json:"dev,omitempty"`
+	Index uint32     `json:"index,omitempty"`
+}
+
+// Symbol names a kernel address: "nf_queue+0x21c".
+type Symbol struct {
+	Addr uint64 `json:"addr"`
+	Name string `json:"name"`
+}
+
+// Reason names a drop reason number of the recorded kernel, without the
+// SKB_DROP_REASON_ prefix.
+type Reason struct {
+	Number uint32 `json:"number"`
+	Name   string `json:"name"`
+}
+
+// Queues is a namespace's /proc/net/netfilter/nfnetlink_queue: which NFQUEUE
+// numbers have a listener.
+type Queues struct {
+	Netns  uint32  `json:"netns"`
+	Queues []Queue `json:"queues"`
+}
+
+// Queue is one bound NFQUEUE.
+type Queue struct {
+	Number      int    `json:"number"`
+	PortID      uint32 `json:"portid"`
+	Waiting     uint32 `json:"waiting,omitempty"`
+	Dropped     uint32 `json:"dropped,omitempty"`
+	UserDropped uint32 `json:"user_dropped,omitempty"`
+}
+
+// Balancer is the published state of an NFQUEUE Maglev balancer (ours or
+// nfqlb) in a namespace: its flow list and the tables the flows point to.
+type Balancer struct {
+	Netns           uint32          `json:"netns"`
+	Name            string          `json:"name"`      // waymark, nfqlb
+	HashMode        int             `json:"hash_mode"` // nfqlb --hash_mode
+	PromiscuousPing bool            `json:"promiscuous_ping,omitempty"`
+	Tier            string          `json:"tier,omitempty"` // table of the balancers it shares fragments with (nfqlb --lbshm)
+	Flows           []BalancerFlow  `json:"flows"`
+	Tables          []BalancerTable `json:"tables"`
+}
+
+// BalancerFlow is one flow of the balancer, as `nfqlb flow-list` gives it.
+type BalancerFlow struct {
+	Name      string   `json:"name"`
+	Priority  int      `json:"priority,omitempty"`
+	Protocols []string `json:"protocols,omitempty"`
+	Dests     []string `json:"dests,omitempty"`
+	Srcs      []string `json:"srcs,omitempty"`
+	DPorts    []string `json:"dports,omitempty"`
+	SPorts    []string `json:"sports,omitempty"`
+	Match     []string `json:"match,omitempty"`
+	UDPEncap  int      `json:"udpencap,omitempty"`
+	Target    string   `json:"user_ref,omitempty"` // name of the table
+}
+
+// BalancerTable is one Maglev lookup table (/dev/shm/NAME of nfqlb). The
+// lookup table itself is not stored: it follows from M, N and Active.
+type BalancerTable struct {
+	Name   string `json:"name"`
+	OwnFW  int    `json:"own_fwmark"`
+	M      int    `json:"m"`
+	N      int    `json:"n"`
+	Active []int  `json:"active"` // fwmark by index, -1: inactive
+}
+
+// Loss says that records are missing: Count records of Hook were not written
+// between From and To (boot clock ns).
+type Loss struct {
+	From  uint64 `json:"from"`
+	To    uint64 `json:"to"`
+	Hook  uint16 `json:"hook"`
+	Count uint64 `json:"count"`
+	Kind  string `json:"kind,omitempty"` // "ring" (buffer full) or "untracked" (identity map full)
+}
+
+// Clock moves the stream's time forward when no packet does.
+type Clock struct{}
+
+// End is the last thing in a stream that was closed properly.
+type End struct {
+	Records uint64 `json:"records"`
+	Lost    uint64 `json:"lost"`
+	Why     string `json:"why,omitempty"` // interrupted, limit, duration
+}
+
+// Sink takes the stream of records and contexts in the order they were read
+// from the kernel. The stitcher and the recorder are sinks.
+//
+// Record gets one raw kernel record (header, hook part, snapshot) and must
+// not keep the slice. Context may keep c but must not change it.
+type Sink interface {
+	Record(raw []byte) error
+	Context(c *Context) error
+}

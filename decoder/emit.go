@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+import (
+	"container/heap"
+	"fmt"
+
+	"waymark/bpf"
+)
+
+// waiting are finished journeys, the earliest start first.
+type waiting struct{ heap journeyHeap }
+
+type journeyHeap []*Journey
+
+func (h journeyHeap) Len() int           { return len(h) }
+func (h journeyHeap) Less(i, j int) bool { return h[i].seq.less(h[j].seq) }
+func (h journeyHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *journeyHeap) Push(x any)        { *h = append(*h, x.(*Journey)) }
+func (h *journeyHeap) Pop() any {
+	old := *h
+	j := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return j
+}
+
+func (w *waiting) push(j *Journey) { heap.Push(&w.heap, j) }
+
+// emit hands out finished journeys in order. One waits for those that started
+// before it and are still open, at most for Linger, and as long as there is
+// room; all: the stream is over, nothing waits.
+func (s *Stitcher) emit(all bool) {
+	for len(s.wait.heap) > 0 && !s.done {
+		j := s.wait.heap[0]
+		earlier := s.order.front != nil && s.order.front.key().less(j.seq)
+		due := j.closed+uint64(s.opt.Linger) < s.now || len(s.wait.heap) > s.opt.MaxOpen
+		if earlier && !due && !all {
+			return
+		}
+		heap.Pop(&s.wait.heap)
+		s.hand(j)
+	}
+	if s.done {
+		s.wait.heap = nil
+	}
+}
+
+// hand gives one journey to its readers, unless the session's options are
+// against it.
+func (s *Stitcher) hand(j *Journey) {
+	se := &s.world.session
+	if se.MarkMask != 0 && !j.hadMark(se.Mark, se.MarkMask) {
+		return
+	}
+	s.markLosses(j)
+	j.Flow, j.Reply = s.flows.name(j)
+	s.stats.Journeys++
+	for i := range j.drops {
+		d := j.drops[i]
+		s.stats.Drops++
+		if s.opt.EmitDrop != nil {
+			p := j.Packet
+			d.Type, d.Node, d.Packet, d.Journey = "drop", j.Node, &p, j.ID
+			s.opt.EmitDrop(&d)
+		}
+		if s.opt.Emit == nil && se.Limit > 0 && s.stats.Drops >= uint64(se.Limit) {
+			s.done = true
+			return
+		}
+	}
+	if s.opt.Emit == nil {
+		return
+	}
+	s.opt.Emit(j)
+	s.done = se.Limit > 0 && s.stats.Journeys >= uint64(se.Limit)
+}
+
+// markLosses notes which lost records could have been the journey's.
+func (s *Stitcher) markLosses(j *Journey) {
+	for i := range s.world.losses {
+		l := &s.world.losses[i]
+		// Its first records may be among the lost: a packet can have waited that
+		// long before it was seen.
+		if l.From > j.until || l.To+uint64(s.opt.Linger) < j.seq.start {
+			continue
+		}
+		j.Complete = false
+		if l.Kind == "untracked" {
+			j.Notes = append(j.Notes, fmt.Sprintf("%d packets could not be followed meanwhile: a copy of this one may be missing", l.Count))
+			continue
+		}
+		j.Notes = append(j.Notes, fmt.Sprintf("%d %s records were lost meanwhile: hops may be missing", l.Count, hookName(l.Hook)))
+	}
+}
+
+// hadMark tells whether the packet had such a mark at any hop.
+func (j *Journey) hadMark(mark, mask uint32) bool {
+	for i := range j.Hops {
+		if m := j.Hops[i].Mark; m != nil && (*m^mark)&mask == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func hookName(h uint16) string {
+	switch bpf.Hook(h) {
+	case bpf.HookTCIngress:
+		return "ingress"
+	case bpf.HookTCEgress:
+		return "egress"
+	case bpf.HookKfreeSkb:
+		return "kfree_skb"
+	case bpf.HookConsumeSkb:
+		return "consume_skb"
+	case bpf.HookKfreeSkbmem:
+		return "kfree_skbmem"
+	case bpf.HookSkbClone:
+		return "skb_clone"
+	case 0:
+		return "kernel"
+	}
+	return fmt.Sprintf("hook %d", h)
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"waymark/bpf"
+)
+
+// dropFacts is what the advice table may ask about one freed packet.
+type dropFacts struct {
+	b         *builder
+	e, prev   *event // the free; the packet's device record before it, if any
+	rec       *bpf.Record
+	drop      *Drop
+	fn        string // function that freed it
+	netns     uint32
+	sameNetns bool // prev is in that namespace
+	view      *view
+	device    *Device
+	src, dst  netip.Addr
+	local     bool        // dst is an address of the namespace, and the packet had come in
+	copies    int         // other packets of the journey
+	lb        *LBDecision // the balancer's, if it was asked
+
+	route    *RouteResult
+	routeSet bool
+	query    RouteQuery
+}
+
+func (b *builder) facts(br *branch, e *event, d *Drop) *dropFacts {
+	f := &dropFacts{b: b, e: e, prev: br.dev, rec: &e.rec, drop: d, fn: function(d.At), netns: e.rec.Netns, copies: len(b.branches) - 1}
+	if f.netns == 0 && f.prev != nil {
+		f.netns = f.prev.rec.Netns
+	}
+	f.sameNetns = f.prev != nil && f.prev.rec.Netns == f.netns
+	if f.view = e.view; f.view == nil || b.w.views[f.netns] != nil {
+		f.view = b.w.views[f.netns]
+	}
+	f.device = b.w.device(e.view, f.netns, e.rec.Ifindex)
+	if f.device == nil && f.sameNetns {
+		f.device = b.w.device(f.prev.view, f.netns, f.prev.rec.Ifindex)
+	}
+	f.src, f.dst = e.rec.SrcAddr(), e.rec.DstAddr()
+	if !f.dst.IsValid() && f.prev != nil {
+		f.src, f.dst = f.prev.rec.SrcAddr(), f.prev.rec.DstAddr()
+	}
+	if f.prev == nil || bpf.Hook(f.prev.rec.Hook) == bpf.HookTCIngress {
+		for _, v := range b.w.viewsOf(e.view, f.netns) {
+			f.local = f.local || v.local(f.dst)
+		}
+	}
+	return f
+}
+
+func (f *dropFacts) reasonIs(names []string) bool { return slices.Contains(names, f.drop.Reason) }
+
+// functionIs tells whether the freeing function is in names; "*" at the end of
+// a name stands for anything.
+func (f *dropFacts) functionIs(names []string) bool {
+	for _, n := range names {
+		if p, ok := strings.CutSuffix(n, "*"); ok && strings.HasPrefix(f.fn, p) || n == f.fn {
+			return true
+		}
+	}
+	return false
+}
+
+// Functions that free a packet at a verdict of its NFQUEUE (6.1 and 6.12+).
+var verdictFunctions = []string{"nfqnl_reinject", "nf_reinject", "nfqnl_recv_verdict*"}
+
+// Functions that free a packet during or after its routing.
+var routingFunctions = []string{
+	"ip_error", "ip_rcv_finish*", "ip_route_input*", "ip_forward*", "ip_output", "ip_finish_output*", "ip_mc_*",
+	"ip6_pkt_discard*", "ip6_pkt_prohibit*", "ip6_pkt_drop", "ip6_rcv_finish*", "ip6_forward*", "ip6_output", "ip6_finish_output*",
+	"dst_discard*", "__dev_queue_xmit", "neigh_*", "__neigh_*", "arp_*", "ndisc_*",
+}
+
+func (f *dropFacts) inQueue() bool { return f.functionIs(verdictFunctions) }
+
+// routed tells whether a routing decision belongs before the drop.
+func (f *dropFacts) routed() bool {
+	return f.drop.Reason != "IP_RPFILTER" && f.rec.IpVersion != 0 && f.functionIs(routingFunctions) &&
+		f.prev != nil && bpf.Hook(f.prev.rec.Hook) == bpf.HookTCIngress && !f.reversePath()
+}
+
+// lookup is what routing says about the packet; nil: no rules are known.
+func (f *dropFacts) lookup() *RouteResult {
+	if !f.routeSet && f.dst.IsValid() {
+		f.routeSet = true
+		from := f.e
+		if f.sameNetns {
+			from = f.prev
+		}
+		f.query, f.route = f.b.lookup(from, f.e, nil)
+	}
+	return f.route
+}
+
+func (f *dropFacts) routing() *Routing {
+	for _, r := range f.b.w.routings(f.view, f.netns) {
+		return r
+	}
+	return nil
+}
+
+func (f *dropFacts) balancer() *Balancer {
+	for _, b := range f.b.w.balancers(f.view, f.netns) {
+		return b
+	}
+	return nil
+}
+
+// isVIP tells whether some balancer has a flow for the address.
+func (f *dropFacts) isVIP(a netip.Addr) bool {
+	if !a.IsValid() {
+		return false
+	}
+	for _, v := range f.b.w.views {
+		if v.balancer == nil {
+			continue
+		}
+		for i := range v.balancer.Flows {
+			for _, d := range v.balancer.Flows[i].Dests {
+				p, err := netip.ParsePrefix(d)
+				if one, e := netip.ParseAddr(d); err != nil && e == nil {
+					p = netip.PrefixFrom(one, one.BitLen())
+				}
+				if p.Bits() > 0 && p.Contains(a) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// forwarding is the namespace's setting for the packet's family: "0", "1", or
+// empty if it is not known.
+func (f *dropFacts) forwarding() string {
+	family := "ipv4"
+	if f.dst.Is6() {
+		family = "ipv6"
+	}
+	paths := []string{"net/" + family + "/conf/all/forwarding"}
+	if family == "ipv4" {
+		if f.device != nil {
+			paths = append([]string{"net/ipv4/conf/" + f.device.Name + "/forwarding"}, paths...)
+		}
+		paths = append(paths, "net/ipv4/ip_forward")
+	}
+	r := f.routing()
+	for _, p := range paths {
+		if v, ok := r.sysctl(p); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// rpFilter is the effective rp_filter at the device: the greater of "all" and
+// the device's (Documentation/networking/ip-sysctl.rst).
+func (f *dropFacts) rpFilter() string {
+	r := f.routing()
+	all, _ := r.sysctl("net/ipv4/conf/all/rp_filter")
+	dev := ""
+	if f.device != nil {
+		dev, _ = r.sysctl("net/ipv4/conf/" + f.device.Name + "/rp_filter")
+	}
+	return max(all, dev)
+}
+
+// wayBack is how the namespace would answer the packet's source
+// (fib_validate_source, net/ipv4/fib_frontend.c: the mark counts only with
+// src_valid_mark).
+func (f *dropFacts) wayBack() *RouteResult {
+	r := f.routing()
+	if r == nil || !f.src.IsValid() {
+		return nil
+	}
+	res := r.Lookup(RouteQuery{Src: f.dst, Dst: f.src, IIF: "lo"})
+	return &res
+}
+
+// reversePath tells a drop for its source address: named so or, where the
+// kernel gives no name, found by doing the check again.
+func (f *dropFacts) reversePath() bool {
+	if f.drop.Reason == "IP_RPFILTER" {
+		return true
+	}
+	if !f.dst.Is4() || !f.reasonIs(unnamed) || !f.functionIs([]string{"ip_rcv_finish*", "ip_route_input*"}) {
+		return false
+	}
+	filter := f.rpFilter()
+	back := f.wayBack()
+	if filter == "" || filter == "0" || back == nil || back.Uncertain {
+		return false
+	}
+	if back.Type != "unicast" {
+		return true
+	}
+	return filter == "1" && f.device != nil && back.fits([]string{f.device.Name, ""}) != ""
+}
+
+// rulesForMark are the rules that select the packet's mark.
+func (f *dropFacts) rulesForMark() []Rule {
+	r := f.routing()
+	if r == nil || f.rec.Mark == 0 {
+		return nil
+	}
+	family := 4
+	if f.dst.Is6() {
+		family = 6
+	}
+	var rules []Rule
+	for _, rule := range r.Rules {
+		if rule.Family == family && rule.MarkMask != 0 && (rule.Mark^f.rec.Mark)&rule.MarkMask == 0 {
+			rules = append(rules, rule)
+		}
+	}
+	return rules
+}
+
+// listeners are the NFQUEUE numbers somebody listens on; known is false if the
+// stream does not tell.
+func (f *dropFacts) listeners() (queues []Queue, known bool) {
+	for _, v := range []*view{f.b.w.views[f.netns], f.view} {
+		if v != nil && v.queues != nil {
+			return v.queues.Queues, true
+		}
+	}
+	return nil, false
+}
+
+// fill replaces {name} in an advice text by the fact of that name.
+func (f *dropFacts) fill(text string) string {
+	var b strings.Builder
+	for {
+		before, rest, ok := strings.Cut(text, "{")
+		b.WriteString(before)
+		if !ok {
+			return b.String()
+		}
+		name, after, _ := strings.Cut(rest, "}")
+		if fact := factTexts[name]; fact != nil {
+			b.WriteString(fact(f))
+		}
+		text = after
+	}
+}
+
+// factTexts are the facts advice texts can name.
+var factTexts = map[string]func(*dropFacts) string{
+	"netns":  func(f *dropFacts) string { return f.drop.Netns },
+	"dev":    func(f *dropFacts) string { return f.drop.Dev },
+	"src":    func(f *dropFacts) string { return f.src.String() },
+	"dst":    func(f *dropFacts) string { return f.dst.String() },
+	"to":     func(f *dropFacts) string { return protoName(f.rec.Proto) + " " + endpoint(f.dst, f.rec.DstPort()) },
+	"proto":  func(f *dropFacts) string { return protoName(f.rec.Proto) },
+	"mark":   func(f *dropFacts) string { return fmt.Sprintf("%#x", f.rec.Mark) },
+	"reason": func(f *dropFacts) string { return f.drop.Reason },
+	"at":     func(f *dropFacts) string { return f.drop.At },
+	"ttl":    func(f *dropFacts) string { return fmt.Sprint(f.rec.Ttl) },
+	"mtu": func(f *dropFacts) string {
+		if f.device == nil || f.device.MTU == 0 {
+			return "its limit"
+		}
+		return fmt.Sprint(f.device.MTU)
+	},
+	"family": func(f *dropFacts) string {
+		if f.dst.Is6() {
+			return "ipv6"
+		}
+		return "ipv4"
+	},
+	"rp": func(f *dropFacts) string { return f.rpFilter() },
+	"back": func(f *dropFacts) string {
+		res := f.wayBack()
+		switch {
+		case res == nil:
+			return "is not the way it came"
+		case res.Type == "none":
+			return "does not exist"
+		case res.Type != "unicast":
+			return "is " + res.Type
+		}
+		var hops []string
+		for _, n := range res.Route.Nexthops {
+			hops = append(hops, n.text())
+		}
+		return "goes " + strings.Join(hops, " or ")
+	},
+	"flow": func(f *dropFacts) string {
+		if f.lb == nil || f.lb.Flow == "" {
+			return "the flow"
+		}
+		return f.lb.Flow
+	},
+	"why": func(f *dropFacts) string {
+		if f.lb == nil {
+			return ""
+		}
+		return f.lb.Why
+	},
+	"rule": func(f *dropFacts) string {
+		if r := f.lookup(); r != nil && r.Found {
+			return r.Rule.text()
+		}
+		return "a rule"
+	},
+	"passed": func(f *dropFacts) string {
+		r := f.lookup()
+		if r == nil || len(r.Passed) == 0 {
+			return "no rule"
+		}
+		return r.Passed[len(r.Passed)-1].text()
+	},
+	"passedTable": func(f *dropFacts) string {
+		r := f.lookup()
+		if r == nil || len(r.Passed) == 0 {
+			return "the table"
+		}
+		return tableText(r.Passed[len(r.Passed)-1].Table)
+	},
+	"markTable": func(f *dropFacts) string {
+		if rules := f.rulesForMark(); len(rules) > 0 {
+			return tableText(rules[0].Table)
+		}
+		return fmt.Sprint(f.rec.Mark)
+	},
+	"queues": func(f *dropFacts) string {
+		qs, _ := f.listeners()
+		var n []string
+		for _, q := range qs {
+			n = append(n, fmt.Sprint(q.Number))
+		}
+		return strings.Join(n, ", ")
+	},
+}

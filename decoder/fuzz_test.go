@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder_test
+
+import (
+	"encoding/json"
+	"io"
+	"testing"
+	"time"
+
+	"waymark/bpf"
+	. "waymark/decoder"
+)
+
+// FuzzStitcher feeds a stream made of the input: whatever a recording holds,
+// the stitcher neither panics nor keeps more than it may, and every journey
+// can be printed.
+func FuzzStitcher(f *testing.F) {
+	for _, sc := range scenes() {
+		w := newTrench()
+		if sc.world != nil {
+			sc.world(w)
+		}
+		s := newStream(f, w)
+		sc.packets(s)
+		var in []byte
+		for _, it := range s.items {
+			kind, body := byte(0), []byte(nil)
+			switch it := it.(type) {
+			case []byte:
+				body = it
+			case *Context:
+				kind = 1
+				body, _ = json.Marshal(it)
+			}
+			in = append(append(in, kind, byte(len(body)), byte(len(body)>>8)), body...)
+		}
+		f.Add(in)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		const maxOpen = 8
+		text, js := NewTextWriter(io.Discard, TextOptions{Color: true}), NewJSONWriter(io.Discard)
+		flows := NewFlows()
+		st := NewStitcher(Options{
+			MaxOpen: maxOpen, LB: trenchLB{}, Linger: time.Millisecond,
+			Emit: func(j *Journey) {
+				must(t, text.Journey(j))
+				must(t, js.Journey(j))
+				flows.Add(j)
+			},
+			EmitDrop: func(d *Drop) { must(t, text.Drop(d)); must(t, js.Drop(d)) },
+		})
+		for len(in) >= 3 {
+			n := min(int(in[1])|int(in[2])<<8, len(in)-3)
+			kind, body := in[0], in[3:3+n]
+			in = in[3+n:]
+			if kind&1 == 1 {
+				var c Context
+				if json.Unmarshal(body, &c) == nil {
+					must(t, st.Context(&c))
+				}
+				continue
+			}
+			if n < bpf.RecordSize {
+				if st.Record(body) == nil && !st.Done() {
+					t.Fatal("half a record was taken")
+				}
+				body = append(body[:n:n], make([]byte, bpf.RecordSize-n)...)
+			}
+			_ = st.Record(body)
+			if st.Stats().Open > maxOpen {
+				t.Fatalf("%d journeys are open, %d may be", st.Stats().Open, maxOpen)
+			}
+		}
+		st.Flush()
+		if !st.Done() && st.Stats().Open != 0 {
+			t.Fatal("Flush left journeys open")
+		}
+		for _, s := range flows.Summaries() {
+			must(t, text.Flow(s))
+			must(t, js.Flow(s))
+		}
+	})
+}

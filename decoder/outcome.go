@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+import "waymark/bpf"
+
+// fateRow says that a packet freed through the kernel's drop path was not lost.
+type fateRow struct {
+	reasons   []string // any of; empty: any reason
+	functions []string // any of, "*" at the end: prefix; empty: any function
+	local     bool     // only if the packet had reached a namespace that has its destination
+	when      func(*dropFacts) bool
+	outcome   Outcome // of the branch; empty: says nothing about the packet
+	why       string
+	hide      bool // no hop: it tells nobody anything
+}
+
+// unnamed is the reason of code that gives none. On 6.1 the number has no name
+// of its own in some builds.
+var unnamed = []string{"NOT_SPECIFIED", "NOT_DROPPED_YET"}
+
+// fates are the drops that are none, first match wins. Sources:
+// include/net/dropreason-core.h for the meaning of the reasons, and the
+// functions named.
+var fates = []fateRow{
+	{
+		functions: []string{"nfqnl_enqueue_packet", "__nfqnl_enqueue_packet", "nf_queue", "__skb_gso_segment"},
+		reasons:   unnamed, when: (*dropFacts).segmented,
+		outcome: Consumed, why: "cut into segments for the queue, which travel on as packets of their own",
+	},
+	{reasons: []string{"NOT_DROPPED_YET", "CONSUMED"}, local: true, outcome: Delivered, why: "processed to the end", hide: true},
+	{reasons: []string{"NOT_DROPPED_YET", "CONSUMED"}, outcome: Consumed, why: "processed to the end", hide: true},
+	{reasons: []string{"SOCKET_CLOSE"}, outcome: Delivered, why: "was in the socket's queue when the socket was closed"},
+	{reasons: []string{"QUEUE_PURGE"}, local: true, outcome: Delivered, why: "was in the socket's queue when the socket was closed"},
+	{
+		functions: []string{"skb_queue_purge*", "__skb_queue_purge*", "skb_rbtree_purge", "inet_sock_destruct", "sk_stream_kill_queues", "tcp_disconnect", "tcp_write_queue_purge"},
+		reasons:   unnamed, local: true, outcome: Delivered, why: "was in the socket's queue when the socket was closed",
+	},
+	{reasons: []string{"TCP_OLD_ACK", "TCP_TOO_OLD_ACK", "TCP_RFC7323_PAWS_ACK"}, outcome: Delivered, why: "an old acknowledgement: the socket knew more already"},
+	{reasons: []string{"TCP_OLD_DATA", "TCP_OLD_SEQUENCE", "TCP_OFOMERGE"}, outcome: Delivered, why: "a repetition: the socket had the data already"},
+	{reasons: []string{"TCP_RESET"}, outcome: Delivered, why: "a reset: the socket has acted on it"},
+	// The acknowledgement that ends LAST_ACK, and what TIME_WAIT swallows
+	// (net/ipv4/tcp_input.c, tcp_ipv4.c: "goto discard" after the work is done).
+	{reasons: unnamed, functions: []string{"tcp_rcv_state_process", "tcp_v4_rcv", "tcp_v6_rcv"}, local: true, outcome: Delivered, why: "the last of its connection: the socket has acted on it and is gone"},
+	{reasons: []string{"NO_SOCKET", "NOT_SPECIFIED"}, functions: []string{"icmp_rcv", "icmpv6_rcv", "ping_rcv", "raw_rcv*", "rawv6_rcv*"}, local: true, outcome: Delivered, why: "the kernel has answered it or handed a copy to a socket"},
+	{reasons: unnamed, functions: []string{"ip6_mc_input", "ip_mr_input", "ip_local_deliver*"}, when: (*dropFacts).multicast, outcome: Consumed, why: "multicast that nobody here has joined"},
+	{reasons: []string{"OTHERHOST"}, when: (*dropFacts).isOneOfSeveral, why: "a flooded copy for somebody else"},
+}
+
+// fateOf finds the row that says f is no loss; nil: it is one.
+func fateOf(f *dropFacts) *fateRow {
+	for i := range fates {
+		r := &fates[i]
+		if len(r.reasons) > 0 && !f.reasonIs(r.reasons) || len(r.functions) > 0 && !f.functionIs(r.functions) ||
+			r.local && !f.local || r.when != nil && !r.when(f) {
+			continue
+		}
+		return r
+	}
+	return nil
+}
+
+// segmented tells a packet that is bigger than its device's MTU allows on the
+// wire: one that segmentation offload must cut.
+func (f *dropFacts) segmented() bool {
+	mtu := 1500
+	if f.device != nil && f.device.MTU > 0 {
+		mtu = f.device.MTU
+	}
+	return int(f.rec.Len) > mtu+18 // Ethernet header and one tag
+}
+
+func (f *dropFacts) multicast() bool { return f.dst.IsMulticast() }
+
+func (f *dropFacts) isOneOfSeveral() bool { return f.copies > 0 }
+
+// outcome is what became of the journey: the best any of its packets met, for
+// copies die as a matter of course.
+func (b *builder) outcome() {
+	j := b.j
+	result := Open
+	rank := map[Outcome]int{Open: 0, Consumed: 1, Forwarded: 2, Delivered: 4}
+	var drop *branch
+	for i := range b.branches {
+		br := &b.branches[i]
+		if br.drop != nil {
+			j.drops = append(j.drops, *br.drop)
+			if drop == nil || br.root {
+				drop = br
+			}
+			continue
+		}
+		out := b.branchOutcome(br)
+		if i == 0 || rank[out] > rank[result] {
+			result = out
+			b.ended(br, out)
+		}
+		if br.root {
+			j.EndedAt = br.freed
+		}
+	}
+	if drop != nil && (drop.root && result != Delivered || result == Open || result == Consumed) {
+		d := *drop.drop
+		d.Time = 0
+		j.Drop, result = &d, Dropped
+	}
+	j.Outcome = result
+	if result != Consumed && result != Delivered {
+		j.EndedAt = ""
+	}
+}
+
+// arrived tells whether the packet entered the namespace that has its
+// destination, as the last that was seen of it.
+func (b *builder) arrived(br *branch) bool {
+	if br.dev == nil || !br.own || bpf.Hook(br.dev.rec.Hook) != bpf.HookTCIngress {
+		return false
+	}
+	for _, v := range b.w.viewsOf(br.dev.view, br.dev.rec.Netns) {
+		if v.local(br.last.dst) {
+			return true
+		}
+	}
+	return false
+}
+
+// ended notes the place of the outcome.
+func (b *builder) ended(br *branch, out Outcome) {
+	e := &b.j.end
+	*e = endPlace{t: b.j.DurationNs}
+	if br.dev == nil {
+		return
+	}
+	e.t = br.dev.rec.TimeNs - b.j.seq.start
+	if br.fate != nil {
+		e.t = max(e.t, br.freedT)
+	}
+	netns, pod := b.w.netns(br.dev.rec.Netns)
+	if pod != "" {
+		netns = pod
+	}
+	e.netns = netns
+	if out == Forwarded {
+		e.dev = b.w.deviceName(br.dev.view, br.dev.rec.Netns, br.dev.rec.Ifindex)
+	}
+	if out == Delivered && b.arrived(br) {
+		e.local = br.last.dst
+	}
+}
+
+// branchOutcome is how one packet that was not lost ended.
+func (b *builder) branchOutcome(br *branch) Outcome {
+	if br.fate != nil {
+		if br.fate.outcome == "" {
+			return Open
+		}
+		return br.fate.outcome
+	}
+	if !br.own {
+		if br.ended {
+			return Consumed
+		}
+		return Open
+	}
+	if bpf.Hook(br.dev.rec.Hook) == bpf.HookTCEgress {
+		if br.ended || b.settled {
+			return Forwarded
+		}
+		return Open
+	}
+	if b.arrived(br) {
+		return Delivered
+	}
+	if br.ended {
+		return Consumed
+	}
+	return Open
+}

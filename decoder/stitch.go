@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+import (
+	"fmt"
+	"time"
+
+	"waymark/bpf"
+)
+
+// Defaults of Options.
+const (
+	DefaultLinger  = 500 * time.Millisecond
+	DefaultSettle  = 100 * time.Millisecond // two ticks of the tracer's clock: a loss is told before the journey is
+	DefaultMaxOpen = 65536
+)
+
+// What one journey may hold. A packet that is flooded, copied and queued on its
+// way stays far below; a broken stream must not eat the memory.
+const (
+	maxEvents = 4096
+	maxTrails = 256
+	maxRecent = 4096 // silent trails remembered after their journey was closed
+)
+
+// Options of a Stitcher. The zero value works and emits nothing.
+type Options struct {
+	// Emit gets each finished journey, ordered by start, then trail. It may
+	// keep the journey.
+	Emit func(*Journey)
+	// EmitDrop gets each loss, in the order of the journeys. If Emit is nil,
+	// the session's limit counts losses.
+	EmitDrop func(*Drop)
+	// LB explains balancers' decisions; nil: they are left out.
+	LB LBDecider
+	// Linger is how long (in stream time) a journey stays open after its last
+	// record when its end was not seen. Default DefaultLinger. It also bounds
+	// how long a finished journey waits for one that started earlier.
+	Linger time.Duration
+	// Settle is how long a journey stays open after its last trail ended, for
+	// records of other CPUs that come late. Default DefaultSettle.
+	Settle time.Duration
+	// MaxOpen bounds the journeys in memory; the one that was quiet for longest
+	// is cut off when there are more. Default DefaultMaxOpen.
+	MaxOpen int
+}
+
+// Stats counts what a Stitcher did.
+type Stats struct {
+	Records   uint64 // records taken
+	Lost      uint64 // records the kernel could not write
+	Untracked uint64 // packets the kernel could not follow
+	Open      int    // journeys not finished
+	Evicted   uint64 // journeys cut off for MaxOpen
+	Journeys  uint64 // journeys emitted
+	Drops     uint64 // losses emitted
+}
+
+// Stitcher puts records together to journeys. It is a [Sink]; it is not safe
+// for concurrent use.
+type Stitcher struct {
+	opt   Options
+	world *world
+	flows flowNames
+
+	now    uint64 // the newest time in the stream, ns
+	rec    bpf.Record
+	trails map[uint64]*openJourney // open journeys by every trail in them
+	skbs   map[uint64]uint64       // which trail an sk_buff address belongs to
+	recent recentTrails
+	frags  fragmented
+	order  list[byStart] // open journeys by start
+	quiet  list[byQuiet] // open journeys by last record
+	ended  list[byQuiet] // open journeys whose trails have all ended, by last record
+	free   []*openJourney
+	wait   waiting // finished, waiting for those that started earlier
+	loose  uint64  // journeys of records without a trail
+	count  int     // open journeys
+	stats  Stats
+	done   bool
+}
+
+// NewStitcher returns a stitcher with no state.
+func NewStitcher(o Options) *Stitcher {
+	if o.Linger <= 0 {
+		o.Linger = DefaultLinger
+	}
+	if o.Settle <= 0 {
+		o.Settle = DefaultSettle
+	}
+	if o.MaxOpen <= 0 {
+		o.MaxOpen = DefaultMaxOpen
+	}
+	return &Stitcher{
+		opt:    o,
+		world:  newWorld(),
+		flows:  newFlowNames(),
+		trails: map[uint64]*openJourney{},
+		skbs:   map[uint64]uint64{},
+		recent: newRecentTrails(),
+		frags:  newFragmented(),
+	}
+}
+
+// Done reports whether the session's limit is reached: nothing more will be
+// emitted.
+func (s *Stitcher) Done() bool { return s.done }
+
+// Stats returns the counters.
+func (s *Stitcher) Stats() Stats {
+	st := s.stats
+	st.Open = s.count
+	return st
+}
+
+// Status is the counters as a line of output, at the stream's present time.
+func (s *Stitcher) Status() *Status {
+	return &Status{
+		Type: "status", Time: s.wall(s.now), Records: s.stats.Records, Lost: s.stats.Lost, Untracked: s.stats.Untracked,
+		Tracked: s.count, Evicted: s.stats.Evicted, Journeys: s.stats.Journeys,
+	}
+}
+
+// Context takes one context. It never fails.
+func (s *Stitcher) Context(c *Context) error {
+	if s.done || c == nil {
+		return nil
+	}
+	s.world.apply(c)
+	if l := c.Loss; l != nil {
+		if l.Kind == "untracked" {
+			s.stats.Untracked += l.Count
+		} else {
+			s.stats.Lost += l.Count
+		}
+	}
+	s.advance(c.Time)
+	return nil
+}
+
+// Record takes one raw record. It fails if raw is not a whole record.
+func (s *Stitcher) Record(raw []byte) error {
+	if s.done {
+		return nil
+	}
+	snap, err := s.rec.Decode(raw)
+	if err != nil {
+		return fmt.Errorf("stitching: %w", err)
+	}
+	s.stats.Records++
+	if s.take(&s.rec, snap) && s.count > s.opt.MaxOpen {
+		s.evict()
+	}
+	s.advance(s.rec.TimeNs)
+	return nil
+}
+
+// take files the record under its journey and reports whether that is new.
+func (s *Stitcher) take(r *bpf.Record, snap []byte) bool {
+	s.frags.note(r)
+	o, fresh := s.journey(r)
+	if o == nil {
+		return false
+	}
+	if !o.add(r, snap, s.world.at(r.Netns)) {
+		return false
+	}
+	if r.Flags&bpf.FlagEnd != 0 {
+		s.endTrail(o, r.Trail)
+	}
+	s.touch(o, r.TimeNs)
+	return fresh
+}
+
+// journey finds or opens the journey a record belongs to; nil: the record
+// tells nothing anybody waits for.
+func (s *Stitcher) journey(r *bpf.Record) (o *openJourney, fresh bool) {
+	if r.Trail == 0 {
+		if r.Hook != uint16(bpf.HookKfreeSkb) {
+			return nil, false
+		}
+		s.loose++
+		o = s.open(r)
+		o.loose = s.loose
+		return o, true
+	}
+	o = s.trails[r.Trail]
+	if r.Hook == uint16(bpf.HookSkbClone) {
+		return s.adopt(o, r)
+	}
+	if o != nil {
+		return o, false
+	}
+	silent, was := s.recent.find(r.Trail)
+	if was && (r.Hook == uint16(bpf.HookConsumeSkb) || r.Hook == uint16(bpf.HookKfreeSkbmem)) {
+		return nil, false // the late end of a journey that is told
+	}
+	freeOnly := r.Hook == uint16(bpf.HookConsumeSkb) || r.Hook == uint16(bpf.HookKfreeSkbmem)
+	if freeOnly && r.Flags&bpf.FlagStart == 0 {
+		return nil, false
+	}
+	o = s.open(r)
+	s.join(o, r.Trail, r.Parent, r.Skb)
+	switch {
+	case was:
+		o.note(fmt.Sprintf("continues %s after a silence", s.id(silent)))
+	case r.Flags&bpf.FlagStart == 0:
+		o.incomplete = true
+		o.note("its first record was not seen")
+	}
+	return o, true
+}
+
+// adopt makes a copy (a HOOK_SKB_CLONE record) part of its parent's journey. o
+// is the journey the copy's own trail has by now, if records came out of order.
+func (s *Stitcher) adopt(o *openJourney, r *bpf.Record) (*openJourney, bool) {
+	p := s.trails[r.Parent]
+	switch {
+	case p == nil && o != nil, p != nil && p == o:
+		return o, false
+	case p == nil && o == nil:
+		// The parent's journey is over or was never seen: the copy is on its own.
+		o = s.open(r)
+		s.join(o, r.Trail, r.Parent, r.Skb)
+		return o, true
+	case o != nil && o.root == r.Trail && len(o.trails)+len(p.trails) <= maxTrails && len(o.events)+len(p.events) <= maxEvents:
+		o.trails[0].parent = r.Parent // the root's own
+		s.merge(p, o)
+		return p, false
+	case o != nil:
+		return o, false
+	case len(p.trails) >= maxTrails:
+		p.cut()
+		return nil, false
+	}
+	s.join(p, r.Trail, r.Parent, r.Skb)
+	return p, false
+}
+
+// join puts a trail into a journey. If another trail had the sk_buff, that one
+// has ended unseen: addresses are reused at once.
+func (s *Stitcher) join(o *openJourney, trail, parent, skb uint64) {
+	o.trails = append(o.trails, trailState{id: trail, parent: parent, skb: skb})
+	o.live++
+	s.trails[trail] = o
+	if skb == 0 {
+		return
+	}
+	if before, ok := s.skbs[skb]; ok && before != trail {
+		if b := s.trails[before]; b != nil {
+			s.endTrail(b, before)
+			s.place(b)
+		}
+	}
+	s.skbs[skb] = trail
+}
+
+func (s *Stitcher) endTrail(o *openJourney, trail uint64) {
+	for i := range o.trails {
+		if t := &o.trails[i]; t.id == trail && !t.ended {
+			t.ended = true
+			o.live--
+		}
+	}
+}
+
+// merge moves the events of a copy's own journey into its parent's.
+func (s *Stitcher) merge(p, o *openJourney) {
+	s.unlink(o)
+	base := uint32(len(p.snaps))
+	p.snaps = append(p.snaps, o.snaps...)
+	for _, e := range o.events {
+		e.snap += base
+		p.events = append(p.events, e)
+	}
+	for _, t := range o.trails {
+		p.trails = append(p.trails, t)
+		if !t.ended {
+			p.live++
+		}
+		s.trails[t.id] = p
+	}
+	for _, n := range o.notes {
+		p.note(n)
+	}
+	p.start = min(p.start, o.start)
+	s.order.fix(p)
+	s.release(o)
+}
+
+// touch notes that o got a record of time t.
+func (s *Stitcher) touch(o *openJourney, t uint64) {
+	s.now = max(s.now, t)
+	o.last = s.now
+	if t < o.start {
+		o.start = t
+		s.order.fix(o)
+	}
+	s.place(o)
+}
+
+// place puts o at the end of the list it now waits in.
+func (s *Stitcher) place(o *openJourney) {
+	if o.waitsIn != nil {
+		o.waitsIn.remove(o)
+	}
+	o.waitsIn = &s.quiet
+	if o.live <= 0 {
+		o.waitsIn = &s.ended
+	}
+	o.waitsIn.push(o)
+}
+
+// advance moves the clock and finishes what is due.
+func (s *Stitcher) advance(t uint64) {
+	s.now = max(s.now, t)
+	for o := s.ended.front; o != nil && o.last+uint64(s.opt.Settle) < s.now; o = s.ended.front {
+		s.close(o, true)
+	}
+	for o := s.quiet.front; o != nil && o.last+uint64(s.opt.Linger) < s.now; o = s.quiet.front {
+		s.close(o, true)
+	}
+	s.emit(false)
+}
+
+// evict cuts off the journey that was quiet for longest.
+func (s *Stitcher) evict() {
+	o := s.ended.front
+	if o == nil {
+		o = s.quiet.front
+		o.incomplete = true
+		o.note("cut off: more packets at once than waymark may keep in memory")
+		s.stats.Evicted++
+	}
+	s.close(o, false)
+}
+
+// Flush finishes every journey: the stream is over.
+func (s *Stitcher) Flush() {
+	for o := s.order.front; o != nil && !s.done; o = s.order.front {
+		s.close(o, s.now >= o.last+uint64(s.opt.Settle))
+	}
+	s.emit(true)
+}
+
+// open starts a journey with record r as its first.
+func (s *Stitcher) open(r *bpf.Record) *openJourney {
+	var o *openJourney
+	if n := len(s.free); n > 0 {
+		o, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		o = new(openJourney)
+	}
+	o.root, o.start, o.last = r.Trail, r.TimeNs, max(s.now, r.TimeNs)
+	s.order.push(o)
+	s.count++
+	return o
+}
+
+// close turns o into a journey. settled: enough time has passed that silence
+// means an end.
+func (s *Stitcher) close(o *openJourney, settled bool) {
+	s.unlink(o)
+	for i := range o.trails {
+		t := &o.trails[i]
+		delete(s.trails, t.id)
+		if t.skb != 0 && s.skbs[t.skb] == t.id {
+			delete(s.skbs, t.skb)
+		}
+		if !t.ended {
+			s.recent.add(t.id, o.root)
+		}
+	}
+	j := s.build(o, settled)
+	j.closed = s.now
+	s.wait.push(j)
+	s.release(o)
+}
+
+// unlink takes o out of every list.
+func (s *Stitcher) unlink(o *openJourney) {
+	s.order.remove(o)
+	if o.waitsIn != nil {
+		o.waitsIn.remove(o)
+		o.waitsIn = nil
+	}
+	s.count--
+}
+
+// release keeps o's memory for the next journey.
+func (s *Stitcher) release(o *openJourney) {
+	const spare = 1024 // journeys kept for reuse
+	if len(s.free) >= spare || cap(o.events) > 64 {
+		return
+	}
+	clear(o.events)
+	*o = openJourney{events: o.events[:0], snaps: o.snaps[:0], trails: o.trails[:0]}
+	s.free = append(s.free, o)
+}
+
+func (s *Stitcher) id(trail uint64) string {
+	return fmt.Sprintf("%s-%d", s.world.session.Node, trail)
+}
+
+// wall turns boot clock ns into wall clock.
+func (s *Stitcher) wall(boot uint64) WallTime {
+	return WallTime(int64(boot) + s.world.session.WallOffset)
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+import (
+	"slices"
+
+	"waymark/bpf"
+)
+
+// openJourney is a journey that may still get records. The lists it is in are linked
+// through it, so filing a record allocates nothing once the memory is warm.
+type openJourney struct {
+	root        uint64 // trail
+	loose       uint64 // number of a journey without a trail; else 0
+	start, last uint64 // ns: first record; the stream's time at the latest one
+	events      []event
+	snaps       []byte // snapshots of all events
+	trails      []trailState
+	live        int // trails that have not ended
+	incomplete  bool
+	notes       []string
+
+	links   [2]struct{ prev, next *openJourney }
+	waitsIn *list[byQuiet]
+}
+
+// event is one record as it is kept.
+type event struct {
+	rec  bpf.Record
+	view *view  // of rec's namespace when the record came
+	snap uint32 // offset in openJourney.snaps, length is rec.SnapLen
+}
+
+// trailState is one packet of a journey: the root or a copy.
+type trailState struct {
+	id, parent, skb uint64
+	ended           bool
+}
+
+// add keeps a record; false: the journey is full.
+func (o *openJourney) add(r *bpf.Record, snap []byte, v *view) bool {
+	if len(o.events) >= maxEvents {
+		o.cut()
+		return false
+	}
+	o.events = append(o.events, event{rec: *r, view: v, snap: uint32(len(o.snaps))})
+	o.snaps = append(o.snaps, snap...)
+	return true
+}
+
+// cut marks a journey of which not everything is kept.
+func (o *openJourney) cut() {
+	o.incomplete = true
+	o.note("cut off: more records than waymark keeps of one packet")
+}
+
+func (o *openJourney) note(n string) {
+	if !slices.Contains(o.notes, n) {
+		o.notes = append(o.notes, n)
+	}
+}
+
+func (o *openJourney) snapshot(e *event) []byte {
+	return o.snaps[e.snap : e.snap+uint32(e.rec.SnapLen)]
+}
+
+func (o *openJourney) key() sortKey { return sortKey{o.start, o.root} }
+
+// listKind says through which links a list runs and whether it is sorted.
+type listKind interface {
+	link() int
+	sorted() bool
+}
+
+type (
+	byStart struct{}
+	byQuiet struct{}
+)
+
+func (byStart) link() int    { return 0 }
+func (byStart) sorted() bool { return true }
+func (byQuiet) link() int    { return 1 }
+func (byQuiet) sorted() bool { return false }
+
+// list is a doubly linked list through openJourney.links.
+type list[K listKind] struct {
+	front, back *openJourney
+}
+
+// push appends o, in a sorted list at its place, which is nearly always the end.
+func (l *list[K]) push(o *openJourney) {
+	var k K
+	i := k.link()
+	after := l.back
+	for k.sorted() && after != nil && o.key().less(after.key()) {
+		after = after.links[i].prev
+	}
+	o.links[i].prev = after
+	if after == nil {
+		o.links[i].next, l.front = l.front, o
+	} else {
+		o.links[i].next, after.links[i].next = after.links[i].next, o
+	}
+	if n := o.links[i].next; n != nil {
+		n.links[i].prev = o
+	} else {
+		l.back = o
+	}
+}
+
+func (l *list[K]) remove(o *openJourney) {
+	var k K
+	i := k.link()
+	p, n := o.links[i].prev, o.links[i].next
+	if p != nil {
+		p.links[i].next = n
+	} else {
+		l.front = n
+	}
+	if n != nil {
+		n.links[i].prev = p
+	} else {
+		l.back = p
+	}
+	o.links[i].prev, o.links[i].next = nil, nil
+}
+
+// fix puts o at its new place after its key changed.
+func (l *list[K]) fix(o *openJourney) {
+	l.remove(o)
+	l.push(o)
+}
+
+// recentTrails remembers the last maxRecent trails whose journey was closed
+// without seeing their end: a packet may wait longer in a queue than waymark
+// does.
+type recentTrails struct {
+	root map[uint64]uint64
+	ring []uint64
+	at   int
+}
+
+func newRecentTrails() recentTrails {
+	return recentTrails{root: make(map[uint64]uint64, maxRecent), ring: make([]uint64, maxRecent)}
+}
+
+func (r *recentTrails) add(trail, root uint64) {
+	delete(r.root, r.ring[r.at])
+	r.ring[r.at] = trail
+	r.root[trail] = root
+	r.at = (r.at + 1) % len(r.ring)
+}
+
+func (r *recentTrails) find(trail uint64) (root uint64, ok bool) {
+	root, ok = r.root[trail]
+	return root, ok
+}

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// TextOptions shape what a TextWriter prints.
+type TextOptions struct {
+	Color bool // ANSI colours
+}
+
+// TextWriter prints for a person: a short line per hop.
+type TextWriter struct {
+	w   io.Writer
+	opt TextOptions
+	b   []byte
+}
+
+// NewTextWriter returns a writer to w; every call is one Write.
+func NewTextWriter(w io.Writer, o TextOptions) *TextWriter { return &TextWriter{w: w, opt: o} }
+
+// Colours (ECMA-48 SGR).
+const (
+	bold   = "\x1b[1m"
+	red    = "\x1b[31m"
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+	dim    = "\x1b[2m"
+	plain  = "\x1b[0m"
+)
+
+func (w *TextWriter) color(c, s string) string {
+	if !w.opt.Color || s == "" {
+		return s
+	}
+	return c + s + plain
+}
+
+func (w *TextWriter) flush() error {
+	_, err := w.w.Write(w.b)
+	w.b = w.b[:0]
+	return err
+}
+
+func (w *TextWriter) printf(format string, args ...any) { w.b = fmt.Appendf(w.b, format, args...) }
+
+// Widths of the columns: time since the start, and place if it is not longer.
+const (
+	timeWidth  = 11
+	placeWidth = 30
+)
+
+// Journey implements Writer.
+func (w *TextWriter) Journey(j *Journey) error {
+	w.printf("%s %s  %s\n", j.Start.clock(), w.color(bold, j.Packet.text()), w.color(dim, "#"+j.ID))
+	width := j.placeWidth()
+	for i := range j.Hops {
+		h := &j.Hops[i]
+		if d, ok := h.Detail.(*DropDetail); ok && d.Normal == "" && j.Drop != nil && i == j.dropHop() {
+			continue // the last line tells it in full
+		}
+		w.line(h.TNs, h.place(), width, w.hop(h), h.markText())
+	}
+	w.last(j, width)
+	for _, n := range j.Notes {
+		w.line(0, "", width, w.color(yellow, "note: "+n), "")
+	}
+	return w.flush()
+}
+
+// line prints one aligned line; t is ns since the start, left out if place is
+// empty.
+func (w *TextWriter) line(t uint64, place string, width int, what, mark string) {
+	at := ""
+	if place != "" {
+		at = micros(t)
+	}
+	w.printf("%*s  %-*s  %s", timeWidth, at, width, place, what)
+	if mark != "" {
+		w.printf("   %s", mark)
+	}
+	w.b = append(w.b, '\n')
+}
+
+// last is the line with the outcome, and for a loss what it was.
+func (w *TextWriter) last(j *Journey, width int) {
+	end := &j.end
+	what := ""
+	switch j.Outcome {
+	case Dropped:
+		d := j.Drop
+		t := j.DurationNs
+		if i := j.dropHop(); i >= 0 {
+			t = j.Hops[i].TNs
+		}
+		w.line(t, d.place(), width, w.dropped(d.Reason, d.At), "")
+		w.why(d, width)
+		return
+	case Delivered:
+		what = w.color(green, "delivered")
+		if end.local.IsValid() {
+			what += fmt.Sprintf(" (%s is local)", end.local)
+		}
+	case Forwarded:
+		what = w.color(green, "forwarded")
+		if end.dev != "" {
+			what += " by " + end.dev
+		}
+	case Consumed:
+		what = "consumed"
+		if j.EndedAt != "" {
+			what += " at " + j.EndedAt
+		}
+	default:
+		what = w.color(yellow, "open: its end was not seen")
+	}
+	w.line(end.t, cmp.Or(end.netns, j.Node), width, what, "")
+}
+
+func (w *TextWriter) dropped(reason, at string) string {
+	s := w.color(red, "dropped: "+reason)
+	if at != "" {
+		s += " at " + at
+	}
+	return s
+}
+
+func (w *TextWriter) why(d *Drop, width int) {
+	if d.Because != "" {
+		w.line(0, "", width, "because "+d.Because, "")
+	}
+	if d.Advice != "" {
+		w.line(0, "", width, "advice: "+d.Advice, "")
+	}
+}
+
+// dropHop is the index of the hop j.Drop tells about; -1: none.
+func (j *Journey) dropHop() int {
+	for i := len(j.Hops) - 1; i >= 0 && j.Drop != nil; i-- {
+		d, ok := j.Hops[i].Detail.(*DropDetail)
+		if ok && d.Normal == "" && d.Reason == j.Drop.Reason && d.At == j.Drop.At && j.Hops[i].Netns == j.Drop.Netns {
+			return i
+		}
+	}
+	return -1
+}
+
+func (j *Journey) placeWidth() int {
+	width := placeWidth
+	for i := range j.Hops {
+		width = max(width, utf8.RuneCountInString(j.Hops[i].place()))
+	}
+	return width
+}
+
+// place is the hop's NETNS/DEV; the pod's name stands for the namespace's.
+func (h *Hop) place() string {
+	if h.Pod != "" {
+		return place(h.Pod, h.Dev)
+	}
+	return place(h.Netns, h.Dev)
+}
+
+func (d *Drop) place() string {
+	if d.Pod != "" {
+		return place(d.Pod, d.Dev)
+	}
+	return place(d.Netns, d.Dev)
+}
+
+// hop says what happened.
+func (w *TextWriter) hop(h *Hop) string {
+	var s string
+	switch d := h.Detail.(type) {
+	case *LBDetail:
+		s = d.text(h.Verdict)
+		if d.Contradiction != "" {
+			s += w.color(yellow, "; contradiction: "+d.Contradiction)
+		}
+	case *RouteDetail:
+		s = d.text()
+		if d.Contradiction != "" {
+			s += w.color(yellow, "; contradiction: "+d.Contradiction)
+		}
+	case *BridgeDetail:
+		s = "bridge " + d.Bridge + " forwards"
+	case *CopyDetail:
+		s = fmt.Sprintf("copied: #%d goes on as well", d.Copy)
+	case *DropDetail:
+		s = w.dropped(d.Reason, d.At)
+		if d.Normal != "" {
+			s = "freed: " + d.Normal
+		}
+	default:
+		s = "enters"
+		if h.Hook == "egress" {
+			s = "leaves"
+		}
+	}
+	if h.Packet != nil {
+		s += ", now " + h.Packet.ends()
+	}
+	if h.Trail != 0 {
+		s = w.color(dim, fmt.Sprintf("(copy #%d) ", h.Trail)) + s
+	}
+	return s
+}
+
+func (d *LBDetail) text(verdict string) string {
+	if d.Flow == "" {
+		return "balancer: " + cmp.Or(d.Why, "no flow matches") + ", " + verdict
+	}
+	s := "balancer: flow " + d.Flow
+	if d.Hash != nil && d.Index != nil {
+		s += fmt.Sprintf(", hash %d → lookup[%d]", *d.Hash, *d.Index)
+	}
+	if d.Target != nil {
+		s += fmt.Sprintf(" → target %d", *d.Target)
+	}
+	s += ", " + verdict
+	if d.Why != "" {
+		s += " (" + d.Why + ")"
+	}
+	return s
+}
+
+func (d *RouteDetail) text() string {
+	var b strings.Builder
+	b.WriteString("route: " + strings.Join(d.Passed, "; "))
+	if len(d.Passed) > 0 && d.Type == "none" {
+		return b.String()
+	}
+	if len(d.Passed) > 0 {
+		b.WriteString("; ")
+	}
+	if d.Rule != nil {
+		fmt.Fprintf(&b, "rule %d", *d.Rule)
+		if d.From.IsValid() {
+			b.WriteString(" from " + prefixText(d.From))
+		}
+		if d.To.IsValid() {
+			b.WriteString(" to " + prefixText(d.To))
+		}
+		if d.FwMark != "" {
+			b.WriteString(" fwmark " + d.FwMark)
+		}
+		if d.IIF != "" {
+			b.WriteString(" iif " + d.IIF)
+		}
+		if d.Table != 0 {
+			b.WriteString(" → table " + tableText(d.Table))
+		}
+		b.WriteString(" → ")
+	}
+	switch {
+	case d.Type == "none":
+		b.WriteString("no route")
+	case d.Type != "":
+		b.WriteString(d.Type)
+	case len(d.Nexthops) > 0:
+		b.WriteString("one of " + strings.Join(d.Nexthops, ", "))
+	default:
+		b.WriteString(Nexthop{Via: d.Nexthop, Dev: d.Dev}.text())
+	}
+	if d.Uncertain {
+		b.WriteString(" (not sure: there are rules waymark cannot evaluate)")
+	}
+	return b.String()
+}
+
+// markText is the mark where it changed.
+func (h *Hop) markText() string {
+	switch {
+	case h.Mark == nil:
+		return ""
+	case h.markWas != nil:
+		return "mark " + markText(*h.markWas) + " → " + markText(*h.Mark)
+	case h.markNew:
+		return "mark " + markText(*h.Mark)
+	}
+	return ""
+}
+
+func markText(m uint32) string {
+	if m == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%#x (%d)", m, m)
+}
+
+// text is the packet's headline.
+func (p *Packet) text() string {
+	s := p.Proto
+	if p.Src.IsValid() || p.Dst.IsValid() {
+		s += " " + p.ends()
+	}
+	switch {
+	case p.TCPFlags != "":
+		s += " " + p.TCPFlags
+	case p.ICMPType != nil:
+		s += " " + icmpText(p)
+	}
+	if p.FragOff != 0 || p.MoreFrag {
+		s += fmt.Sprintf(" fragment %d at %d", p.IPID, p.FragOff)
+		if p.MoreFrag {
+			s += "+"
+		}
+	}
+	if p.VLAN != 0 {
+		s += fmt.Sprintf(" vlan %d", p.VLAN)
+	}
+	s += fmt.Sprintf(" len %d", p.Len)
+	if p.Inner != nil {
+		s += ", about " + p.Inner.Proto + " " + p.Inner.ends()
+	}
+	return s
+}
+
+func (p *Packet) ends() string {
+	return endpoint(p.Src, p.SPort) + " → " + endpoint(p.Dst, p.DPort)
+}
+
+// icmpText names the common types (RFC 792, RFC 1191, RFC 4443).
+func icmpText(p *Packet) string {
+	var code uint8
+	if p.ICMPCode != nil {
+		code = *p.ICMPCode
+	}
+	name := icmpNames[icmpKey{p.Proto, *p.ICMPType}]
+	switch {
+	case p.Proto == "icmp" && *p.ICMPType == 3 && code == 4:
+		name = "fragmentation needed"
+	case name == "":
+		return fmt.Sprintf("type %d code %d", *p.ICMPType, code)
+	}
+	if p.ICMPID != nil && p.ICMPSeq != nil {
+		return fmt.Sprintf("%s id %d seq %d", name, *p.ICMPID, *p.ICMPSeq)
+	}
+	return name
+}
+
+type icmpKey struct {
+	proto string
+	typ   uint8
+}
+
+var icmpNames = map[icmpKey]string{
+	{"icmp", 0}: "echo reply", {"icmp", 3}: "unreachable", {"icmp", 5}: "redirect", {"icmp", 8}: "echo request", {"icmp", 11}: "time exceeded",
+	{"icmp6", 1}: "unreachable", {"icmp6", 2}: "packet too big", {"icmp6", 3}: "time exceeded", {"icmp6", 128}: "echo request", {"icmp6", 129}: "echo reply",
+	{"icmp6", 133}: "router solicitation", {"icmp6", 134}: "router advertisement", {"icmp6", 135}: "neighbour solicitation", {"icmp6", 136}: "neighbour advertisement",
+}
+
+// Drop implements Writer.
+func (w *TextWriter) Drop(d *Drop) error {
+	what := w.color(red, d.Reason)
+	if d.At != "" {
+		what += " at " + d.At
+	}
+	w.printf("%s %s  %s", d.Time.clock(), w.color(bold, d.place()), what)
+	if d.Packet != nil {
+		w.printf("  %s", d.Packet.text())
+	}
+	if d.Journey != "" {
+		w.printf("  %s", w.color(dim, "#"+d.Journey))
+	}
+	w.b = append(w.b, '\n')
+	for _, s := range []struct{ head, text string }{{"because ", d.Because}, {"advice: ", d.Advice}} {
+		if s.text != "" {
+			w.printf("    %s%s\n", s.head, s.text)
+		}
+	}
+	return w.flush()
+}
+
+// Status implements Writer.
+func (w *TextWriter) Status(s *Status) error {
+	w.printf("%s %d records, %d lost, %d untracked, %d open, %d evicted, %d journeys", s.Time.clock(), s.Records, s.Lost, s.Untracked, s.Tracked, s.Evicted, s.Journeys)
+	if s.CostPct > 0 {
+		w.printf(", %.2f%% CPU", s.CostPct)
+	}
+	w.b = append(w.b, '\n')
+	return w.flush()
+}
+
+// clock is the time of day in UTC, µs: the same wherever a recording is read.
+func (t WallTime) clock() string { return time.Unix(0, int64(t)).UTC().Format("15:04:05.000000") }
+
+// micros is 12345 ns as "12.3µs".
+func micros(ns uint64) string { return fmt.Sprintf("%d.%dµs", ns/1000, ns%1000/100) }

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Bounds of what contexts may make the stitcher remember. A host has fewer of
+// each; a broken or hostile recording must not eat the memory.
+const (
+	maxNamespaces = 1 << 16
+	maxDevices    = 1 << 14 // per namespace
+	maxSymbols    = 1 << 16
+	maxLosses     = 256
+)
+
+// world is what the contexts have said so far.
+type world struct {
+	session Session
+	views   map[uint32]*view
+	symbols map[uint64]string
+	reasons map[uint32]string
+	macs    map[string]*Device
+	losses  []Loss // the last maxLosses
+}
+
+// view is one namespace as it was known at some point of the stream. A record
+// keeps the view of its time: once a record has one it is never changed again,
+// a newer context makes a copy.
+type view struct {
+	inode    uint32
+	name     Namespace
+	devices  map[uint32]*Device
+	routing  *Routing
+	balancer *Balancer
+	queues   *Queues
+
+	// What held before the last change of each.
+	oldRouting  *Routing
+	oldBalancer *Balancer
+
+	shared bool // a record refers to it
+}
+
+func newWorld() *world {
+	return &world{
+		views:   map[uint32]*view{},
+		symbols: map[uint64]string{},
+		reasons: map[uint32]string{},
+		macs:    map[string]*Device{},
+	}
+}
+
+// apply takes one context.
+func (w *world) apply(c *Context) {
+	switch {
+	case c.Session != nil:
+		w.session = *c.Session
+	case c.Namespace != nil:
+		if v := w.change(c.Namespace.Inode); v != nil {
+			v.name = *c.Namespace
+		}
+	case c.Device != nil:
+		w.applyDevice(c.Device)
+	case c.Routing != nil:
+		if v := w.change(c.Routing.Netns); v != nil {
+			v.oldRouting, v.routing = v.routing, c.Routing
+		}
+	case c.Balancer != nil:
+		if v := w.change(c.Balancer.Netns); v != nil {
+			v.oldBalancer, v.balancer = v.balancer, c.Balancer
+		}
+	case c.Queues != nil:
+		if v := w.change(c.Queues.Netns); v != nil {
+			v.queues = c.Queues
+		}
+	case c.Symbol != nil:
+		if len(w.symbols) < maxSymbols {
+			w.symbols[c.Symbol.Addr] = c.Symbol.Name
+		}
+	case c.Reason != nil:
+		if len(w.reasons) < maxSymbols {
+			w.reasons[c.Reason.Number] = c.Reason.Name
+		}
+	case c.Loss != nil:
+		if len(w.losses) == maxLosses {
+			w.losses = slices.Delete(w.losses, 0, 1)
+		}
+		w.losses = append(w.losses, *c.Loss)
+	}
+}
+
+func (w *world) applyDevice(d *Device) {
+	v := w.change(d.Netns)
+	if v == nil {
+		return
+	}
+	if d.Removed {
+		delete(v.devices, d.Index)
+		return
+	}
+	if len(v.devices) >= maxDevices && v.devices[d.Index] == nil {
+		return
+	}
+	v.devices[d.Index] = d
+	if d.MAC != "" && len(w.macs) < maxSymbols {
+		w.macs[strings.ToLower(d.MAC)] = d
+	}
+}
+
+// change returns the namespace's view for changing: a copy if a record has the
+// present one. nil: there are too many namespaces.
+func (w *world) change(inode uint32) *view {
+	v := w.views[inode]
+	if v != nil && !v.shared {
+		return v
+	}
+	if v == nil {
+		if len(w.views) >= maxNamespaces {
+			return nil
+		}
+		v = &view{inode: inode, devices: map[uint32]*Device{}}
+		w.views[inode] = v
+		return v
+	}
+	next := *v
+	next.devices = make(map[uint32]*Device, len(v.devices))
+	for i, d := range v.devices {
+		next.devices[i] = d
+	}
+	next.shared = false
+	w.views[inode] = &next
+	return &next
+}
+
+// at returns the view a record of now keeps; nil if nothing is known yet.
+func (w *world) at(inode uint32) *view {
+	v := w.views[inode]
+	if v != nil {
+		v.shared = true
+	}
+	return v
+}
+
+// viewsOf are the record's own view and today's: contexts are read a moment
+// after the change they tell about, so today's may fit better.
+func (w *world) viewsOf(v *view, inode uint32) []*view {
+	now := w.views[inode]
+	switch {
+	case v == nil && now == nil:
+		return nil
+	case v == nil:
+		return []*view{now}
+	case now == nil || now == v:
+		return []*view{v}
+	}
+	return []*view{v, now}
+}
+
+// routings are the rule sets that may have held for a record with view v,
+// likeliest first.
+func (w *world) routings(v *view, inode uint32) []*Routing {
+	var all, old []*Routing
+	for _, v := range w.viewsOf(v, inode) {
+		all, old = appendNew(all, v.routing), appendNew(old, v.oldRouting)
+	}
+	for _, r := range old {
+		all = appendNew(all, r)
+	}
+	return all
+}
+
+// balancers are the balancer states that may have held, likeliest first.
+func (w *world) balancers(v *view, inode uint32) []*Balancer {
+	var all, old []*Balancer
+	for _, v := range w.viewsOf(v, inode) {
+		all, old = appendNew(all, v.balancer), appendNew(old, v.oldBalancer)
+	}
+	for _, b := range old {
+		all = appendNew(all, b)
+	}
+	return all
+}
+
+func appendNew[T any](all []*T, x *T) []*T {
+	if x == nil || slices.Contains(all, x) {
+		return all
+	}
+	return append(all, x)
+}
+
+// netns is the namespace's name and pod.
+func (w *world) netns(inode uint32) (name, pod string) {
+	if inode == 0 {
+		return "", ""
+	}
+	if v := w.views[inode]; v != nil && v.name.Name != "" {
+		return v.name.Name, v.name.Pod
+	}
+	return "ns-" + strconv.FormatUint(uint64(inode), 10), ""
+}
+
+// device finds a device in the view of the time, or in today's.
+func (w *world) device(v *view, inode, index uint32) *Device {
+	for _, c := range []*view{v, w.views[inode]} {
+		if c == nil {
+			continue
+		}
+		if d := c.devices[index]; d != nil {
+			return d
+		}
+	}
+	return nil
+}
+
+// deviceName is the device's name, or "if7" if none is known.
+func (w *world) deviceName(v *view, inode, index uint32) string {
+	if index == 0 {
+		return ""
+	}
+	if d := w.device(v, inode, index); d != nil {
+		return d.Name
+	}
+	return "if" + strconv.FormatUint(uint64(index), 10)
+}
+
+// local tells whether a is an address of the namespace: configured on a
+// device, covered by a local route, loopback, or multicast and broadcast,
+// which no route decides about.
+func (v *view) local(a netip.Addr) bool {
+	if !a.IsValid() {
+		return false
+	}
+	if a.IsLoopback() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return true
+	}
+	if v == nil {
+		return false
+	}
+	for _, d := range v.devices {
+		for _, p := range d.Addrs {
+			if p.Addr() == a {
+				return true
+			}
+		}
+	}
+	if v.routing == nil {
+		return false
+	}
+	for i := range v.routing.Routes {
+		r := &v.routing.Routes[i]
+		if (r.Type == "local" || r.Type == "broadcast") && r.Table == tableLocal && r.Dst.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// symbol is the kernel address as function+offset.
+func (w *world) symbol(addr uint64) string {
+	if addr == 0 {
+		return ""
+	}
+	if s, ok := w.symbols[addr]; ok {
+		return s
+	}
+	return "0x" + strconv.FormatUint(addr, 16)
+}
+
+// reason is the drop reason's name without prefix.
+func (w *world) reason(n uint32) string {
+	s, ok := w.reasons[n]
+	switch {
+	case !ok && n == 0:
+		return "NOT_DROPPED_YET" // the one number that never changed (include/net/dropreason-core.h)
+	case !ok:
+		return "reason-" + strconv.FormatUint(uint64(n), 10)
+	}
+	s = strings.TrimPrefix(s, "SKB_DROP_REASON_")
+	return strings.TrimPrefix(s, "SKB_")
+}
+
+// function is the name in a symbol, without offset, module and the suffixes
+// compilers add: "ip_rcv_finish_core.constprop.0+0x1a4" is ip_rcv_finish_core.
+func function(symbol string) string {
+	if i := strings.IndexAny(symbol, "+ .["); i >= 0 {
+		return symbol[:i]
+	}
+	return symbol
+}
+
+// sysctl reads a value under /proc/sys that the tracer noted; path is relative
+// to it, as in "net/ipv4/ip_forward". Keys with dots instead are taken as well.
+func (r *Routing) sysctl(path string) (string, bool) {
+	if r == nil {
+		return "", false
+	}
+	if s, ok := r.Sysctl[path]; ok {
+		return s, true
+	}
+	s, ok := r.Sysctl[strings.ReplaceAll(path, "/", ".")]
+	return s, ok
+}
