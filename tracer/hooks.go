@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+import "waymark/bpf"
+
+// Backend is a way to attach a program to the kernel.
+type Backend string
+
+// Backends, with the kernel version each first appeared in.
+const (
+	BackendTCX    Backend = "tcx"     // 6.6
+	BackendClsBPF Backend = "cls_bpf" // 4.5, direct action on clsact
+	BackendRawTP  Backend = "raw_tp"  // 4.17
+	BackendFentry Backend = "fentry"  // 5.5, needs BTF and ftrace direct calls
+	BackendFexit  Backend = "fexit"   // 5.5
+	BackendKprobe Backend = "kprobe"  // 4.1
+)
+
+// Attachment is one way to attach a hook: a program of the object and, for
+// backends that need one, the kernel function or tracepoint.
+type Attachment struct {
+	Backend Backend
+	Program string
+	Symbol  string
+}
+
+// HookRow is one row of the hook table.
+type HookRow struct {
+	Name  string
+	Group string // what --hooks selects: device, drop, free
+	Hook  bpf.Hook
+	// Attach lists the ways to attach it, best first.
+	Attach []Attachment
+	Tells  string // what one learns from it
+	Lost   string // what one does not learn without it
+	Cost   string // what a packet that does not match pays, and when
+}
+
+// Groups in the order help lists them.
+var Groups = []string{"device", "drop", "free"}
+
+// Hooks is the hook table: every hook once. Attaching, `waymark doctor` and
+// the tests walk it. A new hook is a function in bpf/*.c, a row here, a case
+// in the decoder and a lab fault that proves it.
+var Hooks = []HookRow{
+	{
+		Name: "ingress", Group: "device", Hook: bpf.HookTCIngress,
+		Attach: []Attachment{
+			{BackendTCX, "tc_ingress", ""},
+			{BackendClsBPF, "tc_ingress", ""},
+		},
+		Tells: "a packet enters a device, with its mark",
+		Lost:  "where packets enter devices",
+		Cost:  "the filter, per packet on the chosen devices",
+	},
+	{
+		Name: "egress", Group: "device", Hook: bpf.HookTCEgress,
+		Attach: []Attachment{
+			{BackendTCX, "tc_egress", ""},
+			{BackendClsBPF, "tc_egress", ""},
+		},
+		Tells: "a packet leaves by a device, with its mark",
+		Lost:  "where packets leave devices",
+		Cost:  "the filter, per packet on the chosen devices",
+	},
+	{
+		Name: "kfree_skb", Group: "drop", Hook: bpf.HookKfreeSkb,
+		Attach: []Attachment{{BackendRawTP, "kfree_skb", "kfree_skb"}},
+		Tells:  "a packet is dropped: kernel function, reason, namespace, device",
+		Lost:   "drops",
+		Cost:   "the filter, per dropped packet",
+	},
+	{
+		Name: "consume_skb", Group: "free", Hook: bpf.HookConsumeSkb,
+		Attach: []Attachment{{BackendRawTP, "consume_skb", "consume_skb"}},
+		Tells:  "a packet is freed after use, and by which function from 6.8 on",
+		Lost:   "some ends of packets: their journeys close after a quiet time instead",
+		Cost:   "one load, per freed packet",
+	},
+	{
+		Name: "kfree_skbmem", Group: "free", Hook: bpf.HookKfreeSkbmem,
+		Attach: []Attachment{
+			{BackendFentry, "fentry_kfree_skbmem", "kfree_skbmem"},
+			{BackendKprobe, "kprobe_kfree_skbmem", "kfree_skbmem"},
+		},
+		Tells: "the memory of a packet is given back: its sure end",
+		Lost:  "the exact end of packets; reused memory is told by content alone",
+		Cost:  "one load, per freed packet",
+	},
+	{
+		Name: "napi_skb_cache_put", Group: "free", Hook: bpf.HookKfreeSkbmem,
+		Attach: []Attachment{
+			{BackendFentry, "fentry_napi_skb_cache_put", "napi_skb_cache_put"},
+			{BackendKprobe, "kprobe_napi_skb_cache_put", "napi_skb_cache_put"},
+		},
+		Tells: "the memory of a packet goes to the NAPI cache: its sure end",
+		Lost:  "the exact end of packets freed in NAPI context",
+		Cost:  "one load, per packet freed in NAPI context",
+	},
+	{
+		Name: "skb_clone", Group: "free", Hook: bpf.HookSkbClone,
+		Attach: []Attachment{{BackendFexit, "fexit_skb_clone", "skb_clone"}},
+		Tells:  "a packet is cloned (flooding, taps, raw sockets): the clone is its child",
+		Lost:   "that a clone belongs to its original: it shows as a packet of its own",
+		Cost:   "one load, per clone",
+	},
+	{
+		Name: "skb_copy", Group: "free", Hook: bpf.HookSkbClone,
+		Attach: []Attachment{{BackendFexit, "fexit_skb_copy", "skb_copy"}},
+		Tells:  "a packet is copied: the copy is its child",
+		Lost:   "that a copy belongs to its original: it shows as a packet of its own",
+		Cost:   "one load, per copy",
+	},
+}

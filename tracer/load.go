@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+
+	"waymark/bpf"
+)
+
+// Splicer puts a compiled filter into the programs before they are loaded.
+// *filter.Filter is one.
+type Splicer interface {
+	Splice(spec *ebpf.CollectionSpec) error
+}
+
+// settings are the constants the programs are built with.
+type settings struct {
+	filter     Splicer
+	snapLen    int
+	limitNetns bool
+	ringBytes  uint32 // 0: as in the object
+}
+
+// programs is the loaded object: the core collection with the maps, and one
+// more collection for each program that not every kernel can load.
+type programs struct {
+	core     *ebpf.Collection
+	optional []*ebpf.Collection
+	links    []link.Link
+	attached []string // names of the hook rows that are attached
+	backends map[string]Backend
+	missing  map[string]error // hook row → why not
+	exact    bool             // the end of every skb is seen
+}
+
+// coreProgram tells whether a program is loaded with the maps: those that
+// every supported kernel can load.
+func coreProgram(name string) bool {
+	for _, row := range Hooks {
+		for _, a := range row.Attach {
+			if a.Program == name {
+				return a.Backend == BackendTCX || a.Backend == BackendClsBPF || a.Backend == BackendRawTP
+			}
+		}
+	}
+	return false
+}
+
+// prepare returns the object's spec with the settings and the filter in it.
+func prepare(s settings, kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.LoadWaymark()
+	if err != nil {
+		return nil, err
+	}
+	for name, v := range map[string]any{
+		"snaplen":      uint32(max(s.snapLen, parseLen)),
+		"limit_netns":  s.limitNetns,
+		"has_reason":   tracepointArgs(kernel, "kfree_skb") >= 3,
+		"has_location": tracepointArgs(kernel, "consume_skb") >= 2,
+	} {
+		if err := spec.Variables[name].Set(v); err != nil {
+			return nil, fmt.Errorf("set %s in the programs: %w", name, err)
+		}
+	}
+	if s.ringBytes != 0 {
+		spec.Maps["ring"].MaxEntries = s.ringBytes
+	}
+	if s.filter != nil {
+		if err := s.filter.Splice(spec); err != nil {
+			return nil, err
+		}
+	}
+	return spec, nil
+}
+
+// parseLen is PARSE_LEN of bpf/state.h: the kernel always captures that much,
+// because it parses headers from the snapshot.
+const parseLen = 96
+
+// tracepointArgs is the number of arguments of a tracepoint, from the typedef
+// btf_trace_NAME that the kernel makes of it; 0 if there is none.
+func tracepointArgs(kernel *btf.Spec, name string) int {
+	var td *btf.Typedef
+	if kernel.TypeByName("btf_trace_"+name, &td) != nil {
+		return 0
+	}
+	ptr, ok := td.Type.(*btf.Pointer)
+	if !ok {
+		return 0
+	}
+	proto, ok := ptr.Target.(*btf.FuncProto)
+	if !ok {
+		return 0
+	}
+	return len(proto.Params) - 1 // the first is the tracepoint's own void *
+}
+
+// load loads and attaches everything that is not bound to a device. groups
+// are the hook groups wanted.
+func load(s settings, groups []string) (_ *programs, err error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise the memory lock limit: %w", err)
+	}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("%w: it has no BTF in /sys/kernel/btf/vmlinux; use one built with CONFIG_DEBUG_INFO_BTF=y: %w", ErrUnsupported, err)
+	}
+	spec, err := prepare(s, kernel)
+	if err != nil {
+		return nil, err
+	}
+	core := spec.Copy()
+	for name := range core.Programs {
+		if !coreProgram(name) {
+			delete(core.Programs, name)
+		}
+	}
+	p := &programs{missing: map[string]error{}, backends: map[string]Backend{}}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	p.core, err = ebpf.NewCollection(core)
+	if err != nil {
+		return nil, fmt.Errorf("load the programs: %w", err)
+	}
+	for _, row := range Hooks {
+		if !slices.Contains(groups, row.Group) {
+			continue
+		}
+		if row.Group == "device" { // attached to each device, later
+			p.attached = append(p.attached, row.Name)
+			continue
+		}
+		backend, err := p.attach(row, spec)
+		if err != nil {
+			p.missing[row.Name] = err
+			continue
+		}
+		p.backends[row.Name] = backend
+		p.attached = append(p.attached, row.Name)
+		p.exact = p.exact || row.Hook == bpf.HookKfreeSkbmem
+	}
+	return p, nil
+}
+
+// attach tries the row's backends in turn.
+func (p *programs) attach(row HookRow, spec *ebpf.CollectionSpec) (Backend, error) {
+	var errs []error
+	for _, a := range row.Attach {
+		err := p.attachOne(a, spec)
+		if err == nil {
+			return a.Backend, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", a.Backend, err))
+	}
+	return "", errors.Join(errs...)
+}
+
+func (p *programs) attachOne(a Attachment, spec *ebpf.CollectionSpec) error {
+	if err := haveBackend(a.Backend); err != nil {
+		return err
+	}
+	prog := p.core.Programs[a.Program]
+	if prog == nil {
+		c, err := ebpf.NewCollectionWithOptions(only(spec, a.Program), ebpf.CollectionOptions{MapReplacements: p.core.Maps})
+		if err != nil {
+			return firstLine(err)
+		}
+		p.optional = append(p.optional, c)
+		prog = c.Programs[a.Program]
+	}
+	var l link.Link
+	var err error
+	switch a.Backend {
+	case BackendRawTP:
+		l, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: a.Symbol, Program: prog})
+	case BackendFentry, BackendFexit:
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog})
+	case BackendKprobe:
+		l, err = link.Kprobe(a.Symbol, prog, nil)
+	default:
+		return fmt.Errorf("backend %s is attached to devices only", a.Backend)
+	}
+	if err != nil {
+		return firstLine(err)
+	}
+	p.links = append(p.links, l)
+	return nil
+}
+
+// haveBackend returns why a backend cannot work at all on this kernel, where
+// that can be told better than by the failure of an attach.
+func haveBackend(b Backend) error {
+	switch b {
+	case BackendKprobe:
+		// The PMU is there from 4.17 on, wherever kprobes are.
+		if _, err := os.Stat("/sys/bus/event_source/devices/kprobe"); err != nil {
+			return errors.New("this kernel has no kprobes (CONFIG_KPROBES)")
+		}
+	case BackendFentry, BackendFexit:
+		if err := features.HaveProgramType(ebpf.Tracing); err != nil {
+			return errors.New("this kernel refuses programs of type tracing")
+		}
+	}
+	return nil
+}
+
+// only returns spec with one program and the maps.
+func only(spec *ebpf.CollectionSpec, program string) *ebpf.CollectionSpec {
+	one := spec.Copy()
+	for name := range one.Programs {
+		if name != program {
+			delete(one.Programs, name)
+		}
+	}
+	return one
+}
+
+// firstLine keeps a verifier's log out of what a person reads.
+func firstLine(err error) error {
+	var ve *ebpf.VerifierError
+	if errors.As(err, &ve) {
+		return fmt.Errorf("%w", ve.Cause)
+	}
+	return err
+}
+
+func (p *programs) close() {
+	for _, l := range p.links {
+		l.Close()
+	}
+	for _, c := range p.optional {
+		c.Close()
+	}
+	if p.core != nil {
+		p.core.Close()
+	}
+}

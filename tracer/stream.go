@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"github.com/cilium/ebpf/btf"
+
+	"waymark/bpf"
+	"waymark/decoder"
+)
+
+// stream is the one place where records and context become one sequence:
+// whatever a record needs to be understood goes into the sink before it.
+type stream struct {
+	opts    Options
+	session decoder.Session
+	sink    decoder.Sink
+
+	places  map[uint32]*told // by namespace inode
+	symbols map[uint64]bool  // told, and whether it is a function of NFQUEUE
+	kernel  *symbols         // loaded when first needed
+	reasons map[uint32]string
+	named   map[uint32]bool // reasons told
+	rec     bpf.Record
+	cut     []byte // a record shortened to the snapshot length asked for
+
+	// recent holds devices that the sink knows, where most records come from;
+	// two maps would be asked otherwise.
+	recent [256]deviceKey
+}
+
+func newStream(opts Options, s decoder.Session) *stream {
+	return &stream{
+		opts: opts, session: s, sink: opts.Sink,
+		places: map[uint32]*told{}, symbols: map[uint64]bool{}, named: map[uint32]bool{},
+	}
+}
+
+func (s *stream) start() error {
+	return s.context(&decoder.Context{Session: &s.session}, bootTime())
+}
+
+// context passes c on with the time now.
+func (s *stream) context(c *decoder.Context, now uint64) error {
+	c.Time = now
+	return s.sink.Context(c)
+}
+
+// record passes one raw record on, after whatever it needs.
+func (s *stream) record(raw []byte) error {
+	snap, err := s.rec.Decode(raw)
+	if err != nil {
+		return err
+	}
+	if err := s.needs(&s.rec); err != nil {
+		return err
+	}
+	if cut := s.opts.SnapLen; len(snap) > cut {
+		// The kernel captured more, to parse; keep what was asked for. The
+		// ring is mapped read-only, so the shorter record is a copy.
+		s.cut = append(s.cut[:0], raw[:bpf.RecordSize+int(s.rec.ExtLen)+cut]...)
+		binary.LittleEndian.PutUint16(s.cut[snapLenOffset:], uint16(cut))
+		raw = s.cut
+	} else {
+		raw = raw[:bpf.RecordSize+int(s.rec.ExtLen)+len(snap)]
+	}
+	return s.sink.Record(raw)
+}
+
+const snapLenOffset = unsafe.Offsetof(bpf.Record{}.SnapLen)
+
+func (s *stream) needs(r *bpf.Record) error {
+	key := deviceKey{r.Netns, r.Ifindex}
+	slot := &s.recent[(r.Netns*31+r.Ifindex)%uint32(len(s.recent))]
+	if *slot != key {
+		if err := s.needsPlace(r); err != nil {
+			return err
+		}
+		*slot = key
+	}
+	if r.Location != 0 {
+		queue, told := s.symbols[r.Location]
+		if !told {
+			name := s.nameOf(r.Location)
+			queue = isQueueFunction(name)
+			s.symbols[r.Location] = queue
+			c := &decoder.Context{Symbol: &decoder.Symbol{Addr: r.Location, Name: name}}
+			if err := s.context(c, r.TimeNs); err != nil {
+				return err
+			}
+		}
+		if queue {
+			if err := s.refreshQueue(r); err != nil {
+				return err
+			}
+		}
+	}
+	if bpf.Hook(r.Hook) == bpf.HookKfreeSkb && !s.named[r.Reason] {
+		s.named[r.Reason] = true
+		if name := s.reasonName(r.Reason); name != "" {
+			return s.context(&decoder.Context{Reason: &decoder.Reason{Number: r.Reason, Name: name}}, r.TimeNs)
+		}
+	}
+	return nil
+}
+
+// needsPlace tells the sink of the namespace and the device of a record.
+func (s *stream) needsPlace(r *bpf.Record) error {
+	if t := s.places[r.Netns]; t == nil || !t.active {
+		if err := s.activate(r.Netns, r.TimeNs); err != nil {
+			return err
+		}
+	} else if _, known := t.devices[r.Ifindex]; !known && r.Ifindex != 0 {
+		if err := s.reread(t, r.TimeNs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stream) nameOf(addr uint64) string {
+	if s.kernel == nil {
+		var err error
+		if s.kernel, err = loadSymbols(); err != nil {
+			s.opts.Log.Warn().Err(err).Msg("kernel functions are shown as addresses")
+			s.kernel = &symbols{}
+		}
+	}
+	return s.kernel.name(addr)
+}
+
+func (s *stream) reasonName(n uint32) string {
+	if s.reasons == nil {
+		s.reasons = map[uint32]string{}
+		if spec, err := btf.LoadKernelSpec(); err == nil {
+			s.reasons = dropReasons(spec)
+		}
+	}
+	return s.reasons[n]
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf/btf"
+)
+
+// symbols names kernel addresses from /proc/kallsyms.
+type symbols struct {
+	addrs []uint64
+	names []string
+}
+
+// errHiddenSymbols is returned where the kernel hides its addresses.
+var errHiddenSymbols = errors.New("kernel addresses are hidden: set sysctl kernel.kptr_restrict=0 or run as root to see function names")
+
+func loadSymbols() (*symbols, error) {
+	f, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return nil, fmt.Errorf("read kernel symbols: %w", err)
+	}
+	defer f.Close()
+	return parseSymbols(f)
+}
+
+// parseSymbols parses lines of "address type name [module]"; only functions
+// (types t and T, w and W) are kept.
+func parseSymbols(r io.Reader) (*symbols, error) {
+	s := &symbols{}
+	sc := bufio.NewScanner(r)
+	for sc.Scan() {
+		hex, rest, ok := strings.Cut(sc.Text(), " ")
+		if !ok || len(rest) < 3 || !strings.ContainsRune("tTwW", rune(rest[0])) {
+			continue
+		}
+		addr, err := strconv.ParseUint(hex, 16, 64)
+		if err != nil || addr == 0 {
+			continue
+		}
+		name, _, _ := strings.Cut(rest[2:], "\t")
+		s.addrs = append(s.addrs, addr)
+		s.names = append(s.names, name)
+	}
+	if err := sc.Err(); err != nil {
+		return nil, fmt.Errorf("read kernel symbols: %w", err)
+	}
+	if len(s.addrs) == 0 {
+		return nil, errHiddenSymbols
+	}
+	sort.Stable(s)
+	return s, nil
+}
+
+func (s *symbols) Len() int           { return len(s.addrs) }
+func (s *symbols) Less(i, j int) bool { return s.addrs[i] < s.addrs[j] }
+func (s *symbols) Swap(i, j int) {
+	s.addrs[i], s.addrs[j] = s.addrs[j], s.addrs[i]
+	s.names[i], s.names[j] = s.names[j], s.names[i]
+}
+
+// maxFunction bounds how far past a symbol an address may be: farther is no
+// address of a function we know (a module loaded since).
+const maxFunction = 1 << 20
+
+// name is function+0xoffset for addr, or the bare address in hex.
+func (s *symbols) name(addr uint64) string {
+	i := sort.Search(len(s.addrs), func(i int) bool { return s.addrs[i] > addr }) - 1
+	if i < 0 || addr-s.addrs[i] > maxFunction {
+		return fmt.Sprintf("0x%x", addr)
+	}
+	for i > 0 && s.addrs[i-1] == s.addrs[i] { // the first of several names
+		i--
+	}
+	return fmt.Sprintf("%s+0x%x", s.names[i], addr-s.addrs[i])
+}
+
+// dropReasons reads the names of enum skb_drop_reason from the kernel's BTF,
+// without their prefix. A kernel before 5.17 has none: the map is empty.
+func dropReasons(spec *btf.Spec) map[uint32]string {
+	names := map[uint32]string{}
+	var enum *btf.Enum
+	if spec.TypeByName("skb_drop_reason", &enum) != nil {
+		return names
+	}
+	for _, v := range enum.Values {
+		name := strings.TrimPrefix(v.Name, "SKB_DROP_REASON_")
+		names[uint32(v.Value)] = strings.TrimPrefix(name, "SKB_")
+	}
+	return names
+}

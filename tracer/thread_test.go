@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+import "runtime"
+
+// lockThread keeps the goroutine's thread for itself, and ends it with it.
+func lockThread() { runtime.LockOSThread() }

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+// What the sink is told of namespaces: all of it when the first record comes
+// from one, then every change.
+
+import (
+	"reflect"
+	"strings"
+	"time"
+
+	"waymark/bpf"
+	"waymark/decoder"
+	"waymark/tracer/place"
+)
+
+// told is what the sink knows of a namespace.
+type told struct {
+	ns       place.Namespace
+	state    *place.State // as last read; told when a record needs it
+	active   bool         // a record came from there, so the sink has all of it
+	devices  map[uint32]decoder.Device
+	balancer *decoder.Balancer
+	queues   decoder.Queues
+	queuesAt uint64 // boot time of the last look at queues and balancer
+}
+
+// activate tells the sink everything about a namespace that a record came from.
+func (s *stream) activate(inode uint32, now uint64) error {
+	t := s.places[inode]
+	if t == nil {
+		t = &told{ns: s.lookup(inode)}
+		s.places[inode] = t
+	}
+	t.active = true
+	t.devices = map[uint32]decoder.Device{0: {}}
+	ns := t.ns
+	c := &decoder.Context{Namespace: &decoder.Namespace{Inode: ns.Inode, Name: ns.Name, Pod: ns.Pod}}
+	if err := s.context(c, now); err != nil {
+		return err
+	}
+	if t.state == nil {
+		return s.reread(t, now)
+	}
+	if err := s.tell(t, nil, t.state, now); err != nil {
+		return err
+	}
+	return s.tellBalancer(t, now)
+}
+
+// lookup finds a namespace that the tracer was not told to watch: a drop can
+// be anywhere.
+func (s *stream) lookup(inode uint32) place.Namespace {
+	all, err := place.Discover()
+	if err == nil {
+		for _, ns := range all {
+			if ns.Inode == inode {
+				return ns
+			}
+		}
+	}
+	return place.Namespace{Inode: inode, Name: nameless(inode)}
+}
+
+// reread reads a namespace again, because a record told of something unknown.
+func (s *stream) reread(t *told, now uint64) error {
+	st, err := place.Read(t.ns)
+	if err != nil {
+		// It went away. Its name is all that is left.
+		s.opts.Log.Debug().Err(err).Msg("a namespace could not be read")
+		return nil
+	}
+	if err := s.changed(t, st, now); err != nil {
+		return err
+	}
+	return s.tellBalancer(t, now)
+}
+
+// changed takes a new state of a namespace and tells the sink the differences.
+func (s *stream) changed(t *told, st *place.State, now uint64) error {
+	was := t.state
+	t.state = st
+	if !t.active {
+		return nil
+	}
+	return s.tell(t, was, st, now)
+}
+
+func (s *stream) tell(t *told, was, st *place.State, now uint64) error {
+	present := map[uint32]bool{0: true}
+	for i := range st.Devices {
+		d := st.Devices[i]
+		present[d.Index] = true
+		if known, ok := t.devices[d.Index]; ok && reflect.DeepEqual(known, d) {
+			continue
+		}
+		t.devices[d.Index] = d
+		if err := s.context(&decoder.Context{Device: &d}, now); err != nil {
+			return err
+		}
+	}
+	for index, d := range t.devices {
+		if present[index] {
+			continue
+		}
+		delete(t.devices, index)
+		s.recent = [len(s.recent)]deviceKey{}
+		d.Removed = true
+		if err := s.context(&decoder.Context{Device: &d}, now); err != nil {
+			return err
+		}
+	}
+	if was == nil || !reflect.DeepEqual(was.Routing, st.Routing) {
+		r := st.Routing
+		if err := s.context(&decoder.Context{Routing: &r}, now); err != nil {
+			return err
+		}
+	}
+	return s.tellQueues(t, st.Queues, was == nil, now)
+}
+
+func (s *stream) tellQueues(t *told, q decoder.Queues, first bool, now uint64) error {
+	if !first && sameListeners(t.queues, q) {
+		return nil
+	}
+	t.queues = q
+	return s.context(&decoder.Context{Queues: &q}, now)
+}
+
+// sameListeners compares who listens, not the counters, which always change.
+func sameListeners(a, b decoder.Queues) bool {
+	if len(a.Queues) != len(b.Queues) {
+		return false
+	}
+	for i := range a.Queues {
+		if a.Queues[i].Number != b.Queues[i].Number || a.Queues[i].PortID != b.Queues[i].PortID {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *stream) tellBalancer(t *told, now uint64) error {
+	if s.opts.Balancer == nil {
+		return nil
+	}
+	b, err := s.opts.Balancer(t.ns)
+	if err != nil {
+		s.opts.Log.Debug().Err(err).Str("netns", t.ns.Name).Msg("the balancer's state could not be read")
+		return nil
+	}
+	if b == nil || (t.balancer != nil && reflect.DeepEqual(t.balancer, b)) {
+		return nil
+	}
+	t.balancer = b
+	b.Netns = t.ns.Inode
+	return s.context(&decoder.Context{Balancer: b}, now)
+}
+
+// refresh looks at what changes without a notification: queues and balancers
+// of the namespaces that records came from.
+func (s *stream) refresh() error {
+	now := bootTime()
+	for _, t := range s.places {
+		if !t.active || t.ns.Path == "" {
+			continue
+		}
+		if err := s.refreshOne(t, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stream) refreshOne(t *told, now uint64) error {
+	t.queuesAt = now
+	q, err := place.ReadQueues(t.ns)
+	if err != nil {
+		return nil // gone; the next scan takes it out
+	}
+	if err := s.tellQueues(t, q, false, now); err != nil {
+		return err
+	}
+	return s.tellBalancer(t, now)
+}
+
+// isQueueFunction tells the functions that drop for want of a listener or by a
+// verdict: net/netfilter/nf_queue.c, nfnetlink_queue.c.
+func isQueueFunction(name string) bool {
+	for _, prefix := range []string{"nf_queue", "__nf_queue", "nf_reinject", "nfqnl_", "__nfqnl_"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// queueStateAge is how old the state of queues and balancers may be when one
+// of them drops a packet: the balancer may have died a moment ago.
+const queueStateAge = 20 * time.Millisecond
+
+// refreshQueue looks again at the queues and the balancer of a namespace where
+// a queue dropped a packet, before that is told.
+func (s *stream) refreshQueue(r *bpf.Record) error {
+	t := s.places[r.Netns]
+	if t == nil || t.ns.Path == "" || r.TimeNs < t.queuesAt+uint64(queueStateAge) {
+		return nil
+	}
+	return s.refreshOne(t, r.TimeNs)
+}
