@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nfqlb
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// batchLoop serves a bound queue's socket: up to batchSize packets by one
+// recvmmsg, their verdicts by one sendto, nothing allocated.
+//
+// The calls are raw, without telling the Go scheduler: telling it costs more
+// than twice nfqlb's CPU time at low rates, since every wake-up goes through
+// the runtime's monitor thread. The price is that the thread keeps its
+// processor of the scheduler while packets come, and that the garbage
+// collector has to interrupt the wait: poll returns EINTR on the runtime's
+// preemption signal, and the loop yields. A queue without packets for
+// idleAfter waits in an ordinary call and holds nothing.
+//
+// The goroutine is not locked to its thread: each yield would then be two
+// changes of threads, and on a machine with more work than processors garbage
+// collections took seconds, during which no packet moved.
+type batchLoop struct {
+	e      *Engine
+	fd     int
+	stop   *waker
+	packet Packet
+
+	polled [2]unix.PollFd // fd and stop
+	pause  unix.Timespec
+
+	msgs     [batchSize]mmsghdr
+	iovs     [batchSize]unix.Iovec
+	bufs     [batchSize][]byte
+	verdicts [batchSize * verdictSize]byte
+}
+
+const (
+	batchSize = 64
+	idleAfter = time.Millisecond // ten gaps of 10,000 packets/s; below, calls are cheap enough
+
+	// messageRoom is for what is around a packet: 16 + 4 bytes of headers and
+	// about 150 of attributes. A longer message is cut, which is seen and
+	// counted.
+	messageRoom = 448
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+}
+
+// Netlink messages of linux/netfilter/nfnetlink_queue.h, in host order unless
+// said; the numbers of the queue protocol itself are big endian.
+const (
+	nfqnlMsgPacket  = unix.NFNL_SUBSYS_QUEUE << 8
+	nfqnlMsgVerdict = unix.NFNL_SUBSYS_QUEUE<<8 | 1
+	nfqaPacketHdr   = 1  // u32 id, u16 protocol, u8 hook
+	nfqaVerdictHdr  = 2  // u32 verdict, u32 id
+	nfqaMark        = 3  // u32
+	nfqaPayload     = 10 // from the network header on
+
+	nlHeader   = unix.SizeofNlMsghdr + 4 // and struct nfgenmsg
+	attrHeader = unix.SizeofNlAttr
+	attrType   = 0x3fff // NLA_TYPE_MASK
+
+	verdictSize = nlHeader + attrHeader + 8 + attrHeader + 4
+
+	nfDrop, nfAccept = 0, 1 // linux/netfilter.h
+)
+
+func newBatchLoop(e *Engine, number uint16, fd int, stop *waker) *batchLoop {
+	l := &batchLoop{e: e, fd: fd, stop: stop}
+	l.polled = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(stop.fd), Events: unix.POLLIN}}
+	messageSize := (e.config.CopyRange + messageRoom + 63) &^ 63
+	bufs := make([]byte, batchSize*messageSize)
+	for i := range l.msgs {
+		l.bufs[i] = bufs[i*messageSize:][:messageSize]
+		l.iovs[i].Base = &l.bufs[i][0]
+		l.iovs[i].SetLen(messageSize)
+		l.msgs[i].hdr.Iov = &l.iovs[i]
+		l.msgs[i].hdr.SetIovlen(1)
+
+		// All but id, verdict and mark is the same each time.
+		v := l.verdicts[i*verdictSize:][:verdictSize]
+		binary.NativeEndian.PutUint32(v[0:], verdictSize)
+		binary.NativeEndian.PutUint16(v[4:], nfqnlMsgVerdict)
+		binary.NativeEndian.PutUint16(v[6:], unix.NLM_F_REQUEST)
+		binary.BigEndian.PutUint16(v[18:], number)
+		binary.NativeEndian.PutUint16(v[20:], attrHeader+8)
+		binary.NativeEndian.PutUint16(v[22:], nfqaVerdictHdr)
+		binary.NativeEndian.PutUint16(v[32:], attrHeader+4)
+		binary.NativeEndian.PutUint16(v[34:], nfqaMark)
+	}
+	return l
+}
+
+// run serves the queue until stop is woken.
+func (l *batchLoop) run() error {
+	for !l.stop.woken.Load() {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == 0 && n > 0:
+			if err := l.serve(int(n)); err != nil {
+				return err
+			}
+		case errno == unix.EAGAIN:
+			l.wait()
+		case errno == unix.EINTR:
+			runtime.Gosched()
+		default:
+			return fmt.Errorf("recvmmsg: %w", errno)
+		}
+	}
+	return nil
+}
+
+// wait returns when packets are there, stop was woken, or the runtime wanted
+// something.
+func (l *batchLoop) wait() {
+	l.pause = unix.NsecToTimespec(int64(idleAfter)) // the call may change it
+	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&l.polled[0])), 2, uintptr(unsafe.Pointer(&l.pause)), 0, 0, 0)
+	if errno == unix.EINTR {
+		runtime.Gosched()
+		return
+	}
+	if errno == 0 && n == 0 {
+		unix.Poll(l.polled[:], -1) // EINTR and success are the same to the caller
+	}
+}
+
+// serve decides the n received messages and sends the verdicts.
+func (l *batchLoop) serve(n int) error {
+	verdicts, packets := 0, 0
+	for i := range n {
+		m := &l.msgs[i]
+		msg := l.bufs[i][:min(int(m.n), len(l.bufs[i]))]
+		id, payload, ok := packetOfMessage(msg)
+		if !ok {
+			// An error message tells of a verdict that came too late: the
+			// queue was flushed meanwhile.
+			if isError(msg) {
+				l.e.stats.verdictErrors.Add(1)
+				continue
+			}
+			l.e.stats.malformed.Add(1)
+			if id == 0 {
+				continue
+			}
+		}
+		packets++
+		verdict, mark := uint32(nfDrop), uint32(0)
+		if d := l.e.b.Decide(payload, &l.packet); d.Accept {
+			verdict, mark = nfAccept, uint32(d.Mark)
+		}
+		v := l.verdicts[verdicts*verdictSize:][:verdictSize]
+		binary.BigEndian.PutUint32(v[24:], verdict)
+		binary.BigEndian.PutUint32(v[28:], id)
+		binary.BigEndian.PutUint32(v[36:], mark)
+		verdicts++
+	}
+	l.e.stats.packets.Add(uint64(packets))
+	l.e.stats.batches.Add(1)
+	return l.send(verdicts)
+}
+
+func (l *batchLoop) send(verdicts int) error {
+	if verdicts == 0 {
+		return nil
+	}
+	to := unix.RawSockaddrNetlink{Family: unix.AF_NETLINK}
+	for {
+		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(l.fd), uintptr(unsafe.Pointer(&l.verdicts[0])), uintptr(verdicts*verdictSize),
+			0, uintptr(unsafe.Pointer(&to)), unix.SizeofSockaddrNetlink)
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR, unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
+			// The packets wait for these verdicts: the kernel must take them.
+			l.e.stats.verdictErrors.Add(1)
+			runtime.Gosched()
+			if l.stop.woken.Load() {
+				return nil
+			}
+		default:
+			return fmt.Errorf("sendto: %w", errno)
+		}
+	}
+}
+
+// packetOfMessage finds id and payload in a queue message. If it is not ok, id
+// may still be set: the packet then waits for a verdict although its payload
+// is missing or cut.
+func packetOfMessage(m []byte) (id uint32, payload []byte, ok bool) {
+	if len(m) < nlHeader || binary.NativeEndian.Uint16(m[4:]) != nfqnlMsgPacket {
+		return 0, nil, false
+	}
+	for attrs := m[nlHeader:]; len(attrs) >= attrHeader; {
+		size := int(binary.NativeEndian.Uint16(attrs))
+		if size < attrHeader || size > len(attrs) {
+			return id, nil, false
+		}
+		value := attrs[attrHeader:size]
+		switch binary.NativeEndian.Uint16(attrs[2:]) & attrType {
+		case nfqaPacketHdr:
+			if len(value) >= 4 {
+				id = binary.BigEndian.Uint32(value)
+			}
+		case nfqaPayload:
+			return id, value, id != 0
+		}
+		attrs = attrs[min((size+3)&^3, len(attrs)):]
+	}
+	return id, nil, false
+}
+
+func isError(m []byte) bool {
+	return len(m) >= unix.SizeofNlMsghdr && binary.NativeEndian.Uint16(m[4:]) == unix.NLMSG_ERROR
+}
+
+// waker ends a batchLoop from another goroutine.
+type waker struct {
+	woken atomic.Bool
+	fd    int // eventfd
+}
+
+func newWaker() (*waker, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	return &waker{fd: fd}, nil
+}
+
+func (w *waker) wake() {
+	w.woken.Store(true)
+	unix.Write(w.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // cannot block or fail here
+}
+
+func (w *waker) close() { unix.Close(w.fd) }
