@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package scenarios
+
+// Faults: named ways to break a world, each with the answer an observer of the
+// packets must give.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Fault is one row of a lab's fault table.
+type Fault struct {
+	Name     string `json:"fault"`
+	Question string `json:"question"` // number in the question table, "M32"
+	Brief    string `json:"brief"`
+	// Traffic are arguments for `waymark lab traffic` that show the fault.
+	Traffic []string `json:"traffic"`
+	Expect  Expect   `json:"expect"`
+
+	// break_ and fix change the world. Both may be called in any state: they
+	// make a state, they do not toggle one.
+	break_ func(context.Context, *World) error
+	fix    func(context.Context, *World) error
+}
+
+// Expect is what an observer must find while a fault is set.
+type Expect struct {
+	Outcome string `json:"outcome"` // of a journey: "dropped"
+	// Packet says which way the lost packet goes: "request" or "reply".
+	Packet string `json:"packet"`
+	Netns  string `json:"netns"` // full name of the namespace of the drop
+	Dev    string `json:"dev"`   // device the lost packet belongs to there
+	Drops  []Site `json:"drops"` // where, on the kernels that were measured
+	Advice string `json:"advice"`
+}
+
+// Site is where a family of kernels frees the lost packet and why it says so,
+// as in the tracepoint skb:kfree_skb.
+type Site struct {
+	Kernel string `json:"kernel"` // "6.12"
+	IP     int    `json:"ip"`     // 4 or 6
+	Reason string `json:"reason"` // without the prefix SKB_DROP_REASON_
+	// At are functions, any of which may hold the call; the compiler may have
+	// added a suffix like .constprop.0 to the name.
+	At []string `json:"at"`
+}
+
+// Fault breaks the world in the way called name; setting a fault twice is no
+// error, and several may be set together.
+func (w *World) Fault(ctx context.Context, name string) error {
+	f, err := w.lab.findFault(name)
+	if err != nil {
+		return err
+	}
+	lock, err := lockState(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+
+	// Written down first: after a crash in between, clearing must know it.
+	active := w.lab.activeFaults()
+	if !slices.Contains(active, name) {
+		if err := w.saveFaults(append(active, name)); err != nil {
+			return err
+		}
+	}
+	return wrap("set fault "+name, f.break_(ctx, w))
+}
+
+// Clear repairs the fault called name, or every fault when name is empty.
+// Clearing what is not set is no error.
+func (w *World) Clear(ctx context.Context, name string) error {
+	if name != "" {
+		if _, err := w.lab.findFault(name); err != nil {
+			return err
+		}
+	}
+	lock, err := lockState(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+
+	var errs []error
+	var kept []*Fault
+	// In the order of the table: repairs that others need come first in it.
+	active := w.lab.activeFaults()
+	for i := range w.lab.faults {
+		f := &w.lab.faults[i]
+		if !slices.Contains(active, f.Name) {
+			continue
+		}
+		if name != "" && f.Name != name {
+			kept = append(kept, f)
+			continue
+		}
+		if err := f.fix(ctx, w); err != nil {
+			errs = append(errs, wrap("clear fault "+f.Name, err))
+			kept = append(kept, f)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // everything stays listed, so that clearing can be repeated
+	}
+	// A repair may have mended more than its own fault: break the rest again.
+	names := []string{}
+	for _, f := range kept {
+		names = append(names, f.Name)
+		if err := f.break_(ctx, w); err != nil {
+			return wrap("keep fault "+f.Name, err)
+		}
+	}
+	return w.saveFaults(names)
+}
+
+// Active are the names of the faults that are set.
+func (w *World) Active() []string { return w.lab.activeFaults() }
+
+func (l *lab) findFault(name string) (*Fault, error) {
+	var names []string
+	for i := range l.faults {
+		if l.faults[i].Name == name {
+			return &l.faults[i], nil
+		}
+		names = append(names, l.faults[i].Name)
+	}
+	return nil, fmt.Errorf("fault %q of lab %s: %w; there is %s", name, l.name, ErrUnknown, strings.Join(names, ", "))
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package scenarios
+
+// The table of labs. A new lab is a plan, a start function and faults in files
+// of its own, and one line here.
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// labs are all labs there are.
+var labs = []*lab{meridio}
+
+// lab is one known world.
+type lab struct {
+	name  string
+	brief string
+	plan  plan
+	// files are the shared memory files the processes make.
+	files []string
+	// start makes what a plan cannot say (rule sets, processes), when the
+	// plan is built. It returns when the world answers.
+	start func(context.Context, *World) error
+	// service says what traffic goes where.
+	service service
+	faults  []Fault
+}
+
+// service is where a lab's clients are and what they talk to.
+type service struct {
+	client   string     // node
+	from4    netip.Addr // source addresses of the client
+	from6    netip.Addr
+	virtual4 netip.Addr // addresses of the service
+	virtual6 netip.Addr
+	port     uint16
+}
+
+func (l *lab) namespace(node string) string { return "wm-" + l.name + "-" + node }
+
+// Lab describes a lab and its state.
+type Lab struct {
+	Name   string
+	Brief  string
+	Up     bool
+	Faults []Fault
+	// Active are the names of the faults that are set.
+	Active []string
+}
+
+// List describes every lab, in a fixed order. It takes no privileges; a lab
+// whose state may not be read is listed as not up.
+func List() []Lab {
+	var list []Lab
+	for _, l := range labs {
+		r, err := l.readRecord()
+		entry := Lab{Name: l.name, Brief: l.brief, Faults: slices.Clone(l.faults)}
+		if err == nil && r != nil && r.Complete {
+			entry.Up = true
+			entry.Active = l.activeFaults()
+		}
+		list = append(list, entry)
+	}
+	return list
+}
+
+func findLab(name string) (*lab, error) {
+	var names []string
+	for _, l := range labs {
+		if l.name == name {
+			return l, nil
+		}
+		names = append(names, l.name)
+	}
+	return nil, fmt.Errorf("lab %q: %w; there is %s", name, ErrUnknown, strings.Join(names, ", "))
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package scenarios
+
+// The Meridio trench: an external gateway with the client, a load balancer that
+// queues packets for the virtual addresses to nfqlb, a proxy with a bridge, and
+// three targets. Dual stack. Names, addresses, marks and tables are those of a
+// Meridio v1.2 deployment; NSM, bird and Kubernetes are left out, their results
+// (interfaces, routes) are there.
+//
+//	gw ext0 ── nsm-1 lb load-balan-274a ── load-balan-b0ef px proxy.load-000N ── nsc tN
+//	                                              └── bridge0 ──┘
+//
+// A request goes gw → lb (queue, mark, rule per mark) → px (bridged) → tN; the
+// reply goes tN → px (routed by bridge0) → lb (rule from the virtual address,
+// table 4096) → gw.
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+)
+
+const (
+	meridioLB    = "lb"
+	meridioProxy = "px"
+	meridioGW    = "gw"
+)
+
+var (
+	meridioVIP4 = netip.MustParseAddr("10.0.0.1")
+	meridioVIP6 = netip.MustParseAddr("1000::1:a00:1")
+	vip4Prefix  = netip.PrefixFrom(meridioVIP4, 32)
+	vip6Prefix  = netip.PrefixFrom(meridioVIP6, 128)
+
+	meridioIngress = port{meridioLB, "nsm-1"}
+	meridioToProxy = port{meridioLB, "load-balan-274a"}
+)
+
+const meridioPort = 5000
+
+// meridioTarget is one application pod. The identifier is what the balancer's
+// table holds; Meridio adds an offset of 5000 to it and uses the sum as mark and
+// as number of the routing table that leads to the target.
+type meridioTarget struct {
+	node       string
+	identifier int
+	addr4      netip.Prefix
+	addr6      netip.Prefix
+	bridgePort string
+	portAddr   netip.Prefix
+}
+
+const meridioMarkOffset = 5000
+
+func (t meridioTarget) mark() uint32 { return uint32(meridioMarkOffset + t.identifier) }
+
+var meridioTargets = []meridioTarget{
+	{
+		"t1", 48,
+		netip.MustParsePrefix("172.16.1.6/24"), netip.MustParsePrefix("fd00::ac10:106/120"),
+		"proxy.load-0001", netip.MustParsePrefix("172.16.1.7/24"),
+	},
+	{
+		"t2", 58,
+		netip.MustParsePrefix("172.16.1.8/24"), netip.MustParsePrefix("fd00::ac10:108/120"),
+		"proxy.load-0002", netip.MustParsePrefix("172.16.1.9/24"),
+	},
+	{
+		"t3", 67,
+		netip.MustParsePrefix("172.16.1.10/24"), netip.MustParsePrefix("fd00::ac10:10a/120"),
+		"proxy.load-0003", netip.MustParsePrefix("172.16.1.11/24"),
+	},
+}
+
+var meridio = &lab{
+	name:  "meridio",
+	brief: "Meridio trench: gateway, nfqlb load balancer, proxy bridge, three targets, IPv4 and IPv6",
+	plan:  meridioPlan(),
+	files: []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm")},
+	start: startMeridio,
+	service: service{
+		client:   meridioGW,
+		from4:    netip.MustParseAddr("200.100.0.1"),
+		from6:    netip.MustParseAddr("200:100::1"),
+		virtual4: meridioVIP4,
+		virtual6: meridioVIP6,
+		port:     meridioPort,
+	},
+}
+
+// The table of faults names functions that name the lab.
+func init() { meridio.faults = meridioFaults() }
+
+func meridioPlan() plan {
+	p := plan{
+		nodes: []string{meridioGW, meridioLB, meridioProxy},
+		veths: []veth{
+			{meridioIngress, port{meridioGW, "ext0"}},
+			{meridioToProxy, port{meridioProxy, "load-balan-b0ef"}},
+		},
+		bridges: []bridge{{port{meridioProxy, "bridge0"}, []string{"load-balan-b0ef"}}},
+	}
+	for _, t := range meridioTargets {
+		p.nodes = append(p.nodes, t.node)
+		p.veths = append(p.veths, veth{port{t.node, "nsc"}, port{meridioProxy, t.bridgePort}})
+		p.bridges[0].members = append(p.bridges[0].members, t.bridgePort)
+	}
+	for _, n := range p.nodes {
+		p.sysctls = append(p.sysctls,
+			sysctl{n, "ipv6/conf/all/accept_dad", "0"},
+			sysctl{n, "ipv6/conf/default/accept_dad", "0"})
+	}
+	// As the pods' init containers set them (Meridio's
+	// deployments/helm/templates/_helpers.tpl).
+	for _, n := range []string{meridioLB, meridioProxy, meridioGW} {
+		p.sysctls = append(p.sysctls,
+			sysctl{n, "ipv4/conf/all/forwarding", "1"},
+			sysctl{n, "ipv6/conf/all/forwarding", "1"},
+			sysctl{n, "ipv4/fib_multipath_hash_policy", "1"},
+			sysctl{n, "ipv6/fib_multipath_hash_policy", "1"},
+			sysctl{n, "ipv4/conf/all/rp_filter", "0"},
+			sysctl{n, "ipv4/conf/default/rp_filter", "0"})
+	}
+	p.sysctls = append(p.sysctls,
+		sysctl{meridioLB, "ipv4/ip_local_port_range", "49152 65535"},
+		sysctl{meridioLB, "ipv4/fwmark_reflect", "1"},
+		sysctl{meridioLB, "ipv6/fwmark_reflect", "1"})
+	for _, t := range meridioTargets {
+		p.sysctls = append(p.sysctls, sysctl{t.node, "ipv4/conf/all/arp_announce", "2"})
+	}
+
+	for _, a := range []struct{ node, dev, prefix string }{
+		{meridioGW, "ext0", "169.254.100.150/24"},
+		{meridioGW, "ext0", "100:100::150/64"},
+		{meridioGW, "lo", "200.100.0.1/32"},
+		{meridioGW, "lo", "200:100::1/128"},
+		{meridioLB, "nsm-1", "169.254.100.2/24"},
+		{meridioLB, "nsm-1", "100:100::2/64"},
+		{meridioLB, "load-balan-274a", "172.16.1.2/24"},
+		{meridioLB, "load-balan-274a", "fd00::ac10:102/120"},
+		{meridioProxy, "bridge0", "172.16.1.1/24"},
+		{meridioProxy, "bridge0", "fd00::ac10:101/120"},
+		{meridioProxy, "load-balan-b0ef", "172.16.1.3/24"},
+		{meridioProxy, "load-balan-b0ef", "fd00::ac10:103/120"},
+	} {
+		p.addresses = append(p.addresses, address{port{a.node, a.dev}, netip.MustParsePrefix(a.prefix)})
+	}
+	for _, t := range meridioTargets {
+		nsc := port{t.node, "nsc"}
+		p.addresses = append(p.addresses,
+			address{port{meridioProxy, t.bridgePort}, t.portAddr},
+			address{nsc, t.addr4}, address{nsc, vip4Prefix},
+			address{nsc, t.addr6}, address{nsc, vip6Prefix})
+	}
+
+	bridge4, bridge6 := netip.MustParseAddr("172.16.1.1"), netip.MustParseAddr("fd00::ac10:101")
+	lb4, lb6 := netip.MustParseAddr("172.16.1.2"), netip.MustParseAddr("fd00::ac10:102")
+	// What the gateway's BGP speaker learns from the load balancer.
+	p.routes = append(p.routes,
+		route{node: meridioGW, dst: vip4Prefix, via: netip.MustParseAddr("169.254.100.2"), dev: "ext0", protocol: protocolBird, metric: 32},
+		route{node: meridioGW, dst: vip6Prefix, via: netip.MustParseAddr("100:100::2"), dev: "ext0", protocol: protocolBird, metric: 32})
+	for _, vip := range []netip.Prefix{vip4Prefix, vip6Prefix} {
+		p.rules = append(p.rules,
+			rule{node: meridioLB, pref: 100, from: vip, table: 4096},
+			rule{node: meridioLB, pref: 101, from: vip, table: 4097},
+			rule{node: meridioProxy, from: vip, table: 1})
+		p.routes = append(p.routes,
+			route{node: meridioLB, blackhole: true, v6: vip.Addr().Is6(), table: 4097, metric: 4294967295, protocol: protocolBird})
+	}
+	p.routes = append(p.routes, meridioDefaults()...)
+	p.routes = append(p.routes,
+		route{node: meridioProxy, via: lb4, dev: "bridge0", table: 1, multipath: true},
+		route{node: meridioProxy, via: lb6, dev: "bridge0", table: 1, multipath: true})
+	for _, t := range meridioTargets {
+		p.rules = append(p.rules,
+			rule{node: t.node, from: vip4Prefix, table: 1},
+			rule{node: t.node, from: vip6Prefix, table: 2})
+		p.routes = append(p.routes,
+			route{node: t.node, via: bridge4, dev: "nsc", onlink: true, table: 1},
+			route{node: t.node, via: bridge6, dev: "nsc", onlink: true, table: 2},
+			route{node: meridioLB, via: t.addr4.Addr(), dev: meridioToProxy.dev, table: int(t.mark())},
+			route{node: meridioLB, via: t.addr6.Addr(), dev: meridioToProxy.dev, table: int(t.mark())})
+	}
+	p.rules = append(p.rules, meridioMarkRules()...)
+	return p
+}
+
+// meridioMarkRules lead a packet with a target's mark to the target's table.
+func meridioMarkRules() []rule {
+	var rules []rule
+	for _, t := range meridioTargets {
+		rules = append(rules,
+			rule{node: meridioLB, mark: t.mark(), table: int(t.mark())},
+			rule{node: meridioLB, mark: t.mark(), table: int(t.mark()), v6: true})
+	}
+	return rules
+}
+
+// meridioDefaults are the routes back to the gateway that bird keeps in table
+// 4096; without them replies fall through to the blackhole in 4097.
+func meridioDefaults() []route {
+	return []route{
+		{node: meridioLB, via: netip.MustParseAddr("169.254.100.150"), dev: "nsm-1", table: 4096, metric: 32, protocol: protocolBird},
+		{node: meridioLB, via: netip.MustParseAddr("100:100::150"), dev: "nsm-1", table: 4096, metric: 32, protocol: protocolBird},
+	}
+}
+
+// startMeridio loads the rule set and starts the targets and the balancer. The
+// processes start side by side: their start is most of the time a lab takes.
+func startMeridio(ctx context.Context, w *World) error {
+	if err := w.meridioRuleset(); err != nil {
+		return err
+	}
+	var ready []func(context.Context) error
+	for i, t := range meridioTargets {
+		await, err := w.startTarget(fmt.Sprintf("target-%d", i+1), t.node,
+			netip.AddrPortFrom(meridioVIP4, meridioPort), netip.AddrPortFrom(meridioVIP6, meridioPort))
+		if err != nil {
+			return err
+		}
+		ready = append(ready, await)
+	}
+	if err := w.startBalancer(ctx); err != nil {
+		return err
+	}
+	for _, await := range ready {
+		if err := await(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

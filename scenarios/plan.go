@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package scenarios
+
+// A plan is the part of a world that netlink and /proc/sys can build: it is
+// data, one row per thing, and build walks it.
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// plan lists what a world consists of. Nodes are short names ("lb"); the
+// namespace of a node is called wm-LAB-NODE.
+type plan struct {
+	nodes     []string
+	sysctls   []sysctl
+	veths     []veth
+	bridges   []bridge
+	addresses []address
+	rules     []rule
+	routes    []route
+}
+
+// sysctl is one file below /proc/sys/net and its value.
+type sysctl struct{ node, key, value string }
+
+// port is one device of a node.
+type port struct{ node, dev string }
+
+// veth is a pair of devices; each end may be a port of a bridge of its node.
+type veth struct{ a, b port }
+
+// bridge is a bridge and the devices enslaved to it.
+type bridge struct {
+	port
+	members []string
+}
+
+// address is an address of a device. IPv6 addresses skip duplicate address
+// detection: it takes a second, and nobody else is on these links.
+type address struct {
+	port
+	prefix netip.Prefix
+}
+
+// rule is a policy routing rule. pref 0 lets the kernel choose, which puts the
+// rule before those that are there (net/core/fib_rules.c fib_default_rule_pref).
+type rule struct {
+	node  string
+	pref  int
+	from  netip.Prefix
+	mark  uint32
+	v6    bool
+	table int
+}
+
+// route is a route; a zero dst is the default route of the family of via, or of
+// v6 for a blackhole. multipath writes it as a list of one next hop.
+type route struct {
+	node      string
+	dst       netip.Prefix
+	via       netip.Addr
+	dev       string
+	table     int
+	metric    int
+	protocol  int
+	onlink    bool
+	multipath bool
+	blackhole bool
+	v6        bool
+}
+
+// protocolBird is RTPROT_BIRD of include/uapi/linux/rtnetlink.h.
+const protocolBird = 12
+
+// build makes everything in p. The sysctls come before the devices, so that a
+// device takes its settings from this world's defaults and not from the host's;
+// rules and routes come when every link has carrier.
+func (w *World) build(ctx context.Context, p plan) error {
+	for _, n := range p.nodes {
+		if err := createNamespace(w.lab.namespace(n)); err != nil {
+			return err
+		}
+		if err := w.open(n); err != nil {
+			return err
+		}
+		if err := w.linkUp(port{n, "lo"}); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.sysctls {
+		if err := w.setSysctl(s.node, s.key, s.value); err != nil {
+			return err
+		}
+	}
+	if err := w.buildLinks(p); err != nil {
+		return err
+	}
+	for _, a := range p.addresses {
+		if err := w.addAddress(a); err != nil {
+			return err
+		}
+	}
+	if err := w.raiseLinks(ctx, p); err != nil {
+		return err
+	}
+	for _, r := range p.rules {
+		if err := w.addRule(r); err != nil {
+			return err
+		}
+	}
+	for _, r := range p.routes {
+		if err := w.addRoute(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// firstIndex is the interface index of the first pair's first end. A pair whose
+// ends have the same index in their namespaces looks like a plain device to the
+// kernel, which then reports its carrier up to a second late
+// (net/core/link_watch.c linkwatch_urgent_event); the other ends get small ones.
+const firstIndex = 101
+
+func (w *World) buildLinks(p plan) error {
+	for i, v := range p.veths {
+		link := &netlink.Veth{
+			LinkAttrs:        netlink.LinkAttrs{Name: v.a.dev, Index: firstIndex + i, HardwareAddr: w.lab.hardwareAddr(v.a)},
+			PeerName:         v.b.dev,
+			PeerHardwareAddr: w.lab.hardwareAddr(v.b),
+			PeerNamespace:    netlink.NsFd(w.nodes[v.b.node].ns.Fd()),
+		}
+		if err := w.nodes[v.a.node].nl.LinkAdd(link); err != nil {
+			return fmt.Errorf("add veth %s in %s: %w", v.a.dev, v.a.node, err)
+		}
+	}
+	for _, b := range p.bridges {
+		nl := w.nodes[b.node].nl
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: b.dev, HardwareAddr: w.lab.hardwareAddr(b.port)}}
+		if err := nl.LinkAdd(br); err != nil {
+			return fmt.Errorf("add bridge %s in %s: %w", b.dev, b.node, err)
+		}
+		for _, name := range b.members {
+			member, err := w.link(port{b.node, name})
+			if err != nil {
+				return err
+			}
+			if err := nl.LinkSetMaster(member, br); err != nil {
+				return fmt.Errorf("add %s to bridge %s in %s: %w", name, b.dev, b.node, err)
+			}
+		}
+	}
+	return nil
+}
+
+// ports lists every device the plan makes, bridges first: the kernel reports a
+// carrier at once only when the device was already up without one.
+func (p plan) ports() []port {
+	var all []port
+	for _, b := range p.bridges {
+		all = append(all, b.port)
+	}
+	for _, v := range p.veths {
+		all = append(all, v.a, v.b)
+	}
+	return all
+}
+
+// raiseLinks sets every device up and waits for the kernel to say that it
+// works: until then the queueing discipline of a new device drops packets.
+func (w *World) raiseLinks(ctx context.Context, p plan) error {
+	waiting := map[string]map[string]bool{}
+	for _, d := range p.ports() {
+		if err := w.linkUp(d); err != nil {
+			return err
+		}
+		if waiting[d.node] == nil {
+			waiting[d.node] = map[string]bool{}
+		}
+		waiting[d.node][d.dev] = true
+	}
+	for node, devices := range waiting {
+		if err := w.awaitLinks(ctx, node, devices); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) awaitLinks(ctx context.Context, node string, waiting map[string]bool) error {
+	updates := make(chan netlink.LinkUpdate, 16)
+	done := make(chan struct{})
+	defer close(done)
+	ns := w.nodes[node].handle()
+	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{Namespace: &ns, ListExisting: true})
+	if err != nil {
+		return fmt.Errorf("watch devices of %s: %w", node, err)
+	}
+	for len(waiting) > 0 {
+		select {
+		case u, ok := <-updates:
+			if !ok {
+				return fmt.Errorf("watch devices of %s: the kernel closed the subscription", node)
+			}
+			if u.Attrs().OperState == netlink.OperUp {
+				delete(waiting, u.Attrs().Name)
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("devices of %s did not come up: %w", node, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// hardwareAddr is the fixed, locally administered address of a device, so that
+// two runs of a lab send the same frames.
+func (l *lab) hardwareAddr(d port) net.HardwareAddr {
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s/%s/%s", l.name, d.node, d.dev)
+	sum := h.Sum32()
+	return net.HardwareAddr{0x02, 0x57, byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}
+}
