@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"waymark/decoder"
+)
+
+const exportHelp = `usage: waymark export [--format pcapng|pcap] [--dir DIR] FILE
+       waymark export --format json FILE
+
+Turns a recording into one plain capture file per device, or prints its
+journeys as JSON.
+
+examples:
+  waymark export vip.pcapng
+  waymark export --format pcap --dir /tmp/vip vip.pcapng
+  waymark export --format json vip.pcapng
+
+`
+
+func runExport(args []string) error {
+	fs := newFlags("export", exportHelp)
+	format := fs.String("format", "pcapng", "pcapng, pcap or json")
+	dir := fs.String("dir", ".", "`DIR` for the files, made if it is not there")
+	if err := parseFlags(fs, args, 1); err != nil {
+		return err
+	}
+	if fs.NArg() == 0 {
+		return errors.New("export needs a recording: waymark export FILE")
+	}
+	switch *format {
+	case "json":
+		return replay(fs.Arg(0), os.Stdout, "json", false, false)
+	case "pcapng", "pcap":
+	default:
+		return fmt.Errorf("--format %s: choose pcapng, pcap or json", *format)
+	}
+	f, err := os.Open(fs.Arg(0))
+	if err != nil {
+		return fmt.Errorf("open the recording: %w", err)
+	}
+	defer f.Close()
+	result, err := decoder.ExportDir(f, decoder.ExportFormat(*format), *dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", fs.Arg(0), err)
+	}
+	fmt.Printf("%d packets in %d files in %s\n", result.Packets, result.Files, *dir)
+	if result.Truncated {
+		fmt.Fprintf(os.Stderr, "waymark: %s is cut off: exported up to there\n", fs.Arg(0))
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/spf13/pflag"
+
+	"waymark/nfqlb"
+)
+
+// The balancer's options for being seen from outside.
+
+type lbSeen struct{ traceAddress, metrics string }
+
+func lbSeenFlags(f *pflag.FlagSet) *lbSeen {
+	o := new(lbSeen)
+	f.StringVar(&o.traceAddress, "trace-address", nfqlb.TraceAddress, "where trace clients are served, unix:NAME or tcp:HOST:PORT")
+	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus text at this address, /metrics")
+	return o
+}
+
+func (o *lbSeen) check() error {
+	if o.metrics != "" {
+		if _, port, err := net.SplitHostPort(o.metrics); err != nil || port == "" {
+			return fmt.Errorf("--metrics %q is no address like :9100 or [::1]:9100", o.metrics)
+		}
+	}
+	return nfqlb.CheckTraceAddress(o.traceAddress)
+}
+
+// start opens the sockets and hands what serves them to run.
+func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, e *nfqlb.Engine, run func(func() error)) error {
+	var metrics net.Listener
+	if o.metrics != "" {
+		var err error
+		if metrics, err = net.Listen("tcp", o.metrics); err != nil {
+			return unsupported(fmt.Errorf("--metrics: %w", err))
+		}
+	}
+	trace, err := nfqlb.ListenTrace(o.traceAddress)
+	if err != nil {
+		if metrics != nil {
+			metrics.Close()
+		}
+		return unsupported(err)
+	}
+	run(func() error { return b.ServeTrace(ctx, trace, nfqlb.ShmDir) })
+	if metrics != nil {
+		run(func() error { return lbServeMetrics(ctx, metrics, e.Metrics) })
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"waymark/nfqlb"
+)
+
+// Running the balancer.
+
+func lbServe(args []string) error {
+	f := lbFlags("serve", `[flags]
+
+Runs in the foreground until SIGTERM or SIGINT. Flows are set with flow-set;
+their targets are tables made with init and activate, whose changes are
+followed. Later fragments get the mark of their packet's first one; with --tun
+those that come before it wait for it, else they are dropped. The tun device
+brings packets from everywhere: its reverse path filter must not be strict.
+  waymark lb serve --queue 0:3
+  waymark lb serve --queue 0:3 --qlength 1024 --promiscuous-ping --hash-mode 0
+  ip netns exec lb waymark lb serve --queue 2
+  waymark lb serve --tun nfqlb0 --lbshm balancers --metrics :9100
+`)
+	queue := f.String("queue", "2", "NFQUEUE number, or a range like 0:3")
+	length := f.Uint32("qlength", 1024, "packets that wait in each queue")
+	f.Uint32Var(length, "qlen", 1024, "the same")
+	ping := f.Bool("promiscuous-ping", false, "accept any ICMP whose addresses match a flow")
+	mode := f.Int("hash-mode", int(nfqlb.HashSCTPPorts), "0: hash everything, 1: of SCTP hash the ports alone")
+	noTarget := f.Int("notargets-fwmark", -1, "accept packets without a target, with this mark")
+	noFlow := f.Int("nolb-fwmark", -1, "accept packets that match no flow, with this mark")
+	fragments := lbFragmentFlags(f)
+	seen := lbSeenFlags(f)
+	if err := parseLB(f, args, ""); err != nil {
+		return err
+	}
+	if err := seen.check(); err != nil {
+		return err
+	}
+	if err := fragments.check(); err != nil {
+		return err
+	}
+	if *mode != int(nfqlb.HashTuple) && *mode != int(nfqlb.HashSCTPPorts) {
+		return fmt.Errorf("--hash-mode %d is neither 0 nor 1", *mode)
+	}
+	first, last, err := lbQueues(*queue)
+	if err != nil {
+		return err
+	}
+	return runBalancer(nfqlb.Config{
+		HashMode: nfqlb.HashMode(*mode), PromiscuousPing: *ping, NoFlowMark: *noFlow, NoTargetMark: *noTarget,
+	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange()}, fragments, seen)
+}
+
+func lbQueues(s string) (first, last uint16, err error) {
+	from, to, isRange := strings.Cut(s, ":")
+	if !isRange {
+		to = from
+	}
+	a, err1 := strconv.ParseUint(from, 10, 16)
+	b, err2 := strconv.ParseUint(to, 10, 16)
+	if err1 != nil || err2 != nil || b < a {
+		return 0, 0, fmt.Errorf("--queue %q is neither a number nor a range like 0:3", s)
+	}
+	return uint16(a), uint16(b), nil
+}
+
+// runBalancer runs the control socket, the watch on the tables and the queues until
+// a signal comes or one of them fails.
+func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, seen *lbSeen) error {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	b := nfqlb.NewBalancer(c, func(name string) (*nfqlb.Table, error) { return nfqlb.LoadTable(nfqlb.ShmDir, name) })
+	log := lbLogger(b)
+	endFragments, err := fragments.start(b, log)
+	if err != nil {
+		return err
+	}
+	defer endFragments()
+	control, err := nfqlb.ListenControl()
+	if err != nil {
+		return unsupported(err)
+	}
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	var failures []error
+	run := func(part func() error) {
+		wait.Go(func() {
+			if err := part(); err != nil {
+				mu.Lock()
+				failures = append(failures, err)
+				mu.Unlock()
+			}
+			cancel()
+		})
+	}
+	engine := nfqlb.NewEngine(b, queues)
+	if err := seen.start(ctx, b, engine, run); err != nil {
+		control.Close()
+		cancel()
+		wait.Wait()
+		return err
+	}
+	run(func() error { return b.ServeControl(ctx, control) })
+	run(func() error {
+		return b.WatchShared(ctx, nfqlb.ShmDir, func(name string, err error) {
+			if err != nil {
+				log.Warn().Err(err).Str("table", name).Msg("the table cannot be read, its last targets stay")
+				return
+			}
+			log.Info().Str("table", name).Msg("targets changed")
+		})
+	})
+	run(func() error {
+		return engine.Run(ctx, func() {
+			log.Info().Uint16("first_queue", queues.First).Uint16("last_queue", queues.Last).
+				Int("hash_mode", int(c.HashMode)).Bool("promiscuous_ping", c.PromiscuousPing).Msg("ready")
+		})
+	})
+	wait.Wait()
+	log.Info().Interface("engine", engine.Stats()).Interface("balancer", b.Stats()).Interface("fragments", b.FragStats()).Msg("stopped")
+	if err := errors.Join(failures...); err != nil {
+		return unsupported(err)
+	}
+	return nil
+}

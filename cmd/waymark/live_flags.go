@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/pflag"
+
+	"waymark/tracer"
+)
+
+// liveFlags are the flags that all commands that look at live traffic share.
+type liveFlags struct {
+	output      string
+	count       int
+	duration    time.Duration
+	write       string
+	netns       []string
+	pods        []string
+	devices     []string
+	mark        string
+	snapLen     int
+	hooks       []string
+	verbose     bool
+	followReply bool
+}
+
+func (f *liveFlags) add(fs *pflag.FlagSet) {
+	fs.StringVarP(&f.output, "output", "o", "text", "text or json (one object per line)")
+	fs.IntVarP(&f.count, "count", "c", 0, "stop after `N` results")
+	fs.DurationVar(&f.duration, "for", 0, "stop after this long, such as 10s")
+	fs.StringVarP(&f.write, "write", "w", "", "also record to `FILE` (pcapng)")
+	fs.StringArrayVar(&f.netns, "netns", nil, "only this network namespace: `NAME|PATH|PID` (repeatable)")
+	fs.StringArrayVar(&f.pods, "pod", nil, "only this pod: `NAMESPACE/NAME` (repeatable)")
+	fs.StringSliceVarP(&f.devices, "interface", "i", nil, "devices to attach to (`PATTERN`,...), default "+strings.Join(tracer.DefaultDevices, ","))
+	fs.StringVar(&f.mark, "mark", "", "only packets that have `MARK[/MASK]` somewhere on the way")
+	fs.IntVarP(&f.snapLen, "snaplen", "s", 96, "bytes of each packet to keep")
+	fs.StringSliceVar(&f.hooks, "hooks", nil, "hook `GROUPS` to attach: "+strings.Join(tracer.Groups, ",")+" (default all)")
+	fs.BoolVar(&f.followReply, "follow-reply", true, "follow the packets of the other direction as well")
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "say more about what waymark does")
+}
+
+// check refuses what cannot be meant.
+func (f *liveFlags) check() error {
+	if f.output != "text" && f.output != "json" {
+		return fmt.Errorf("-o %s: choose text or json", f.output)
+	}
+	if f.count < 0 {
+		return fmt.Errorf("-c %d: give a positive number, or 0 for no limit", f.count)
+	}
+	if f.duration < 0 {
+		return fmt.Errorf("--for %s: give a positive duration", f.duration)
+	}
+	if f.snapLen < 14 || f.snapLen > 16384 {
+		return fmt.Errorf("-s %d: give 14 to 16384 bytes", f.snapLen)
+	}
+	for _, g := range f.hooks {
+		if !slices.Contains(tracer.Groups, g) {
+			return fmt.Errorf("--hooks %s: choose from %s", g, strings.Join(tracer.Groups, ", "))
+		}
+	}
+	if err := tracer.CheckPatterns(f.devices); err != nil {
+		return err
+	}
+	_, _, err := parseMark(f.mark)
+	return err
+}
+
+// parseMark parses MARK[/MASK], each decimal or 0x hex. An empty string is no
+// mark: mask 0.
+func parseMark(s string) (mark, mask uint32, err error) {
+	if s == "" {
+		return 0, 0, nil
+	}
+	m, rest, masked := strings.Cut(s, "/")
+	v, err := strconv.ParseUint(m, 0, 32)
+	if err != nil {
+		return 0, 0, fmt.Errorf("--mark %s: give a number such as 5048 or 0x13b8, with /MASK if wanted", s)
+	}
+	mask = 0xffffffff
+	if masked {
+		w, err := strconv.ParseUint(rest, 0, 32)
+		if err != nil || w == 0 {
+			return 0, 0, fmt.Errorf("--mark %s: the mask must be a number other than 0", s)
+		}
+		mask = uint32(w)
+	}
+	return uint32(v), mask, nil
+}
+
+// newLog logs for people, on stderr.
+func newLog(verbose bool) zerolog.Logger {
+	level := zerolog.InfoLevel
+	if verbose {
+		level = zerolog.DebugLevel
+	}
+	return zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, NoColor: !colorful(os.Stderr), PartsExclude: []string{zerolog.TimestampFieldName}}).
+		Level(level)
+}
+
+// colorful tells whether to use colour on f: only on a terminal, and not if
+// NO_COLOR is set (no-color.org).
+func colorful(f *os.File) bool {
+	if os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	return isTerminal(f)
+}

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"waymark/scenarios"
+)
+
+// identifiers of the lab's targets, whose marks are 5000 more, by Maglev index.
+var targetOf = map[string]int{"target-1": 47, "target-2": 57, "target-3": 66}
+
+func TestTraceFollowsAConnectionThroughMeridio(t *testing.T) {
+	w := labUpFor(t)
+	for _, tt := range []struct {
+		name, filter string
+		traffic      scenarios.Traffic
+	}{
+		{"IPv4", "tcp any 10.0.0.1:5000", scenarios.Traffic{}},
+		{"IPv6", "tcp any [1000::1:a00:1]:5000", scenarios.Traffic{IPv6: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "x.pcapng")
+			args := append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...)
+			tr := start(t, append(args, strings.Fields(tt.filter)...)...)
+			var target string
+			if _, err := w.Send(ctxBackground, tt.traffic, func(x scenarios.Exchange) { target = x.Reply.Target }); err != nil {
+				t.Fatal(err)
+			}
+			out := tr.stop(t)
+			all := parseJourneys(t, out)
+			dump(t, all)
+
+			n := target[len(target)-1:]
+			syn := find(all, func(j *journey) bool { return j.Packet.Flags == "S" })
+			if syn == nil {
+				t.Fatal("no journey of the SYN")
+			}
+			index := targetOf[target]
+			want := fmt.Sprintf("gw/ext0 out, lb/nsm-1 in, lb lb %d, lb table %d, lb/load-balan-274a out, "+
+				"px/load-balan-b0ef in, px/proxy.load-000%s out, t%s/nsc in, delivered", index, 5001+index, n, n)
+			if got := syn.way(); got != want {
+				t.Errorf("the SYN went\n  %s\nwant\n  %s", got, want)
+			}
+			marks := map[string]uint32{}
+			for _, h := range syn.Hops {
+				if h.Mark != nil && h.Group == "device" {
+					marks[h.Netns+"/"+h.Dev] = *h.Mark
+				}
+			}
+			if m := marks["wm-meridio-lb/load-balan-274a"]; m != uint32(5001+index) {
+				t.Errorf("mark %d on the way out of lb, want %d", m, 5001+index)
+			}
+
+			synack := find(all, func(j *journey) bool { return j.Packet.Flags == "S." })
+			if synack == nil {
+				t.Fatal("no journey of the SYN-ACK")
+			}
+			table := 1
+			want = fmt.Sprintf("t%s/nsc out, px/proxy.load-000%s in, px/bridge0 in, px table %d, px/bridge0 out, px/load-balan-b0ef out, "+
+				"lb/load-balan-274a in, lb table 4096, lb/nsm-1 out, gw/ext0 in, delivered", n, n, table)
+			if got := synack.way(); got != want {
+				t.Errorf("the SYN-ACK went\n  %s\nwant\n  %s", got, want)
+			}
+			if !synack.Reply || synack.Flow != syn.Flow {
+				t.Errorf("the SYN-ACK is not the reply of flow %q: reply %v, flow %q", syn.Flow, synack.Reply, synack.Flow)
+			}
+			for i, j := range all {
+				if j.repeats(all[:i]) {
+					continue // TCP says it has that already
+				}
+				if j.Outcome != "delivered" || !j.Complete {
+					t.Errorf("%s %s: %s %v, complete %v %v", j.ID, j.Packet.Flags, j.Outcome, j.Drop, j.Complete, j.Notes)
+				}
+			}
+
+			replayed, stderr, code := run0(t, "replay", "-o", "json", file)
+			if code != 0 || replayed != string(out) {
+				t.Errorf("replay (exit %d, %s) prints\n%s\nlive printed\n%s", code, stderr, replayed, out)
+			}
+			checkWithWireshark(t, file)
+		})
+	}
+}
+
+// repeats tells whether TCP refused the journey's packet as one of those
+// before it sent again, which happens on a machine that is slow.
+func (j *journey) repeats(before []journey) bool {
+	if j.Drop == nil || !strings.HasPrefix(j.Drop.Reason, "TCP_") {
+		return false
+	}
+	return find(before, func(b *journey) bool { return b.Packet == j.Packet && b.Outcome == "delivered" }) != nil
+}
+
+// checkWithWireshark opens a recording with tshark and capinfos where they
+// are installed (not inside the VMs).
+func checkWithWireshark(t *testing.T, file string) {
+	t.Helper()
+	for _, tool := range []string{"tshark", "capinfos"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Logf("%s is not here", tool)
+			return
+		}
+	}
+	cmd := exec.Command("tshark", "-r", file, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_id")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	warnings := strings.ReplaceAll(stderr.String(), `Running as user "root" and group "root". This could be dangerous.`, "")
+	if err != nil || strings.TrimSpace(warnings) != "" {
+		t.Errorf("tshark: %v: %s", err, warnings)
+	}
+	if !strings.Contains(string(out), "wm-meridio-lb/nsm-1\t") {
+		t.Errorf("tshark does not show the interface: %s", out)
+	}
+	for line := range strings.Lines(string(out)) {
+		_, id, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		if n, err := strconv.ParseUint(id, 0, 64); err != nil || n == 0 {
+			t.Errorf("tshark shows no packet id: %q", line)
+		}
+	}
+	if out, err := exec.Command("capinfos", file).CombinedOutput(); err != nil {
+		t.Errorf("capinfos: %v: %s", err, out)
+	}
+}
+
+func TestFaultsAreFound(t *testing.T) {
+	w := labUpFor(t)
+	i := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == "meridio" })
+	for _, f := range scenarios.List()[i].Faults {
+		for _, ip := range []int{4, 6} {
+			site := siteFor(f, ip)
+			if site == nil && !slices.ContainsFunc(f.Expect.Drops, func(s scenarios.Site) bool { return s.IP == ip }) {
+				continue // the fault is of the other family alone
+			}
+			if site == nil {
+				t.Errorf("%s: the table says nothing about IPv%d on kernel %s", f.Name, ip, kernelLine())
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/IPv%d", f.Name, ip), func(t *testing.T) { checkFault(t, w, f, *site, ip) })
+		}
+	}
+}
+
+func siteFor(f scenarios.Fault, ip int) *scenarios.Site {
+	for i, s := range f.Expect.Drops {
+		if s.IP == ip && s.Kernel == kernelLine() {
+			return &f.Expect.Drops[i]
+		}
+	}
+	return nil
+}
+
+// nextPort is the first source port that no fault's connections had yet.
+var nextPort uint16 = 20000
+
+func checkFault(t *testing.T, w *scenarios.World, f scenarios.Fault, site scenarios.Site, ip int) {
+	if err := w.Fault(ctxBackground, f.Name); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := w.Clear(ctxBackground, f.Name); err != nil {
+			t.Errorf("clear: %v", err)
+		}
+	}()
+	filter := []string{"tcp", "any", "10.0.0.1:5000"}
+	if ip == 6 {
+		filter[2] = "[1000::1:a00:1]:5000"
+	}
+	live := func(command string) *running {
+		args := append([]string{command, "-o", "json"}, netnsFlags(w)...)
+		return start(t, append(args, filter...)...)
+	}
+	tr, drops := live("trace"), live("drops")
+	// Ports of their own: connections of the last fault may still retransmit.
+	const connections = 24
+	source := netip.AddrPortFrom(netip.MustParseAddr(map[int]string{4: "200.100.0.1", 6: "200:100::1"}[ip]), nextPort)
+	nextPort += connections
+	ours := func(port uint16) bool { return port >= source.Port() && port < source.Port()+connections }
+	sum, err := w.Send(ctxBackground, scenarios.Traffic{
+		Connections: connections, Concurrency: connections, IPv6: ip == 6, Timeout: 500e6, Source: source,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum.Failed == 0 {
+		t.Error("the fault breaks no traffic")
+	}
+	all := parseJourneys(t, tr.stop(t))
+	dropped := 0
+	for _, j := range all {
+		opening := strings.HasPrefix(j.Packet.Flags, "S") // how connections that work end is TCP's affair
+		if j.Drop == nil || !opening || !ours(j.Packet.SPort) && !ours(j.Packet.DPort) {
+			continue
+		}
+		dropped++
+		at, _, _ := strings.Cut(j.Drop.At, "+")
+		at, _, _ = strings.Cut(at, ".")
+		if j.Outcome != f.Expect.Outcome || j.Drop.Netns != f.Expect.Netns || j.Drop.Dev != f.Expect.Dev ||
+			j.Drop.Reason != site.Reason || !slices.Contains(site.At, at) {
+			t.Errorf("%s by %s/%s at %s: %s; want %s by %s/%s at %v: %s (%s)", j.Outcome, j.Drop.Netns, j.Drop.Dev, j.Drop.At, j.Drop.Reason,
+				f.Expect.Outcome, f.Expect.Netns, f.Expect.Dev, site.At, site.Reason, j.way())
+		}
+		if j.Reply != (f.Expect.Packet == "reply") {
+			t.Errorf("the lost packet is a reply: %v, want the %s", j.Reply, f.Expect.Packet)
+		}
+		if j.Drop.Question != f.Question || j.Drop.Advice == "" || j.Drop.Because == "" {
+			t.Errorf("explained as %s %q %q, want question %s", j.Drop.Question, j.Drop.Because, j.Drop.Advice, f.Question)
+		}
+	}
+	found := 0
+	for _, d := range parseDrops(t, drops.stop(t)) {
+		at, _, _ := strings.Cut(d.At, "+")
+		at, _, _ = strings.Cut(at, ".")
+		if d.Netns == f.Expect.Netns && d.Dev == f.Expect.Dev && d.Reason == site.Reason && slices.Contains(site.At, at) {
+			found++
+		}
+	}
+	if found < dropped {
+		t.Errorf("`waymark drops` shows %d of the %d drops that trace shows", found, dropped)
+	}
+	if dropped == 0 {
+		dump(t, all[:min(len(all), 6)])
+		t.Fatal("no journey was dropped")
+	}
+	t.Logf("%d of %d journeys dropped, at %v: %s", dropped, len(all), site.At, site.Reason)
+}
+
+func TestKilledRecorderLeavesAReplayableFile(t *testing.T) {
+	w := labUpFor(t)
+	file := filepath.Join(t.TempDir(), "killed.pcapng")
+	args := append([]string{"record", "-w", file}, netnsFlags(w)...)
+	tr := start(t, append(args, "tcp", "any", "10.0.0.1:5000")...)
+	if _, err := w.Send(ctxBackground, scenarios.Traffic{Connections: 20}, nil); err != nil {
+		t.Fatal(err)
+	}
+	awaitSize(t, file, 20_000)
+	if err := tr.cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-tr.eof
+	_ = tr.cmd.Wait()
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// And one that was cut in the middle of a block by a full disk.
+	for _, n := range []int{len(whole), len(whole) - 7} {
+		if err := os.WriteFile(file, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, stderr, code := run0(t, "replay", "-o", "json", file)
+		if code != 0 || len(parseJourneys(t, []byte(out))) == 0 {
+			t.Errorf("replay of %d bytes: exit %d, %d bytes of output, %s", n, code, len(out), stderr)
+		}
+		if n < len(whole) && !strings.Contains(stderr, "cut off at byte") {
+			t.Errorf("replay does not say that the file is cut off: %q", stderr)
+		}
+	}
+}
+
+// awaitSize waits until the file has that many bytes: the recorder flushes by
+// its own clock.
+func awaitSize(t *testing.T, file string, size int64) {
+	t.Helper()
+	for range 1000 {
+		if info, err := os.Stat(file); err == nil && info.Size() >= size {
+			return
+		}
+		tick(t)
+	}
+	t.Fatalf("%s did not grow to %d bytes", file, size)
+}
+
+// TestCommittedRecordingsReplay: what `make demo` shows without root is what
+// was live.
+func TestCommittedRecordingsReplay(t *testing.T) {
+	recordings, err := filepath.Glob("../../scenarios/meridio/*.pcapng")
+	if err != nil || len(recordings) == 0 {
+		t.Fatalf("no recordings: %v", err)
+	}
+	for _, file := range recordings {
+		expect := strings.TrimSuffix(file, ".pcapng") + ".json"
+		if _, stderr, code := run0(t, "replay", "-o", "json", "--expect", expect, file); code != 0 {
+			t.Errorf("%s: exit %d: %s", filepath.Base(file), code, stderr)
+		}
+	}
+}
+
+// TestReadmeShowsWhatIsPrinted: the README's traces are those of the committed
+// recordings, and its list of commands is the binary's.
+func TestReadmeShowsWhatIsPrinted(t *testing.T) {
+	content, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := string(content)
+	for _, name := range []string{"healthy-v4", "no-listener"} {
+		out, _, _ := run0(t, "replay", "../../scenarios/meridio/"+name+".pcapng")
+		if out == "" || !strings.Contains(readme, out) {
+			t.Errorf("README.md does not show what is printed for %s:\n%s", name, out)
+		}
+	}
+	for _, c := range commands() {
+		if line := fmt.Sprintf("%-10s %s\n", c.name, c.brief); !c.hidden && !strings.Contains(readme, line) {
+			t.Errorf("README.md lacks %q", line)
+		}
+	}
+}
+
+// TestReplayIsTheSameUnderLimits: options that cut the output short are in the
+// recording, so that replay stops where live stopped.
+func TestReplayIsTheSameUnderLimits(t *testing.T) {
+	w := labUpFor(t)
+	for _, flags := range [][]string{{"-c", "25"}, {"--mark", "0x13b8", "-c", "3"}, {"-s", "40"}, {"-s", "16384"}, {"--follow-reply=false"}} {
+		t.Run(strings.Join(flags, " "), func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "x.pcapng")
+			args := append([]string{"trace", "-o", "json", "-w", file}, flags...)
+			args = append(append(args, netnsFlags(w)...), "tcp", "any", "10.0.0.1:5000")
+			tr := start(t, args...)
+			if _, err := w.Send(ctxBackground, scenarios.Traffic{Connections: 60}, nil); err != nil {
+				t.Fatal(err)
+			}
+			live := tr.stop(t)
+			all := parseJourneys(t, live)
+			if len(all) == 0 {
+				t.Fatal("nothing was traced")
+			}
+			if flags[0] == "-c" && len(all) != 25 {
+				t.Errorf("%d journeys, want 25", len(all))
+			}
+			for _, j := range all {
+				if flags[0] == "--follow-reply=false" && j.Packet.SPort == 5000 {
+					t.Errorf("a reply was traced: %s", j.way())
+				}
+			}
+			if replayed, stderr, _ := run0(t, "replay", "-o", "json", file); replayed != string(live) {
+				t.Errorf("replay prints %d bytes, live printed %d: %s", len(replayed), len(live), stderr)
+			}
+		})
+	}
+}
+
+// TestBalancerDiesWhileTraced: what was true a moment ago explains nothing.
+func TestBalancerDiesWhileTraced(t *testing.T) {
+	w := labUpFor(t)
+	args := append([]string{"trace", "-o", "json"}, netnsFlags(w)...)
+	tr := start(t, append(args, "tcp", "any", "10.0.0.1:5000")...)
+	if _, err := w.Send(ctxBackground, scenarios.Traffic{Connections: 4}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Fault(ctxBackground, "no-listener"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Send(ctxBackground, scenarios.Traffic{Timeout: 300e6}, nil); err != nil {
+		t.Fatal(err)
+	}
+	all := parseJourneys(t, tr.stop(t))
+	// Acknowledgements may have waited in the queue when it went.
+	lost := find(all, func(j *journey) bool { return j.Drop != nil && j.Packet.Flags == "S" })
+	if lost == nil {
+		t.Fatal("nothing was dropped")
+	}
+	if lost.Drop.Question != "M30" || !strings.Contains(lost.Drop.Because, "nobody listens") {
+		t.Errorf("%s lost by %s/%s at %s: %s, explained as %s %q", lost.Packet.Flags, lost.Drop.Netns, lost.Drop.Dev, lost.Drop.At, lost.Drop.Reason, lost.Drop.Question, lost.Drop.Because)
+	}
+}
