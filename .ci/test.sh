@@ -1,0 +1,66 @@
+#!/bin/bash
+# test.sh "KERNELS" FUZZTIME: all tests, and which kernels they ran on.
+#
+# As root everything runs: on the host's kernel, and on Debian's under qemu. As
+# an ordinary user what needs root skips, and says so; with WAYMARK_CI=1 a skip
+# is a failure.
+set -euo pipefail
+kernels=$1 fuzztime=$2
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+ran="$(uname -r)"
+release() { "$out/vmtest" --kernel "$1" --fetch | sed 's/^linux-image-\([^ ]*\).*/\1/'; }
+step() { printf '\n== %s (after %ds)\n' "$*" $SECONDS; }
+
+step "generated code is what the sources make"
+.ci/drift.sh
+
+step "build: one static binary, without cgo"
+CGO_ENABLED=0 go build -trimpath -o "$out/waymark" ./cmd/waymark
+if ldd "$out/waymark" 2>/dev/null | grep -q '=>'; then
+	echo "waymark is not a static binary" >&2
+	exit 1
+fi
+GOARCH=arm64 CGO_ENABLED=0 go vet ./bpf ./tracer/... ./decoder/... ./nfqlb ./cmd/waymark
+export WAYMARK_BIN=$out/waymark
+
+step "host kernel $(uname -r)"
+go vet ./...
+# One package at a time: there is one lab of a name on a machine.
+go test -p 1 -count=1 -timeout 15m ./...
+
+if [ "$(id -u)" = 0 ]; then
+	# What touches a kernel runs on every kernel, from the same tables.
+	packages="tracer tracer/filter nfqlb scenarios cmd/waymark"
+	for p in $packages; do
+		CGO_ENABLED=0 go test -c -o "$out/$(basename "$p").test" "./$p"
+	done
+	go build -o "$out/vmtest" ./scenarios/vm/vmtest
+	for k in $kernels; do
+		"$out/vmtest" --kernel "$k" --fetch
+		for p in $packages; do
+			flags=
+			# No tcpdump in there; what it is compared with runs on the host.
+			[ $p = tracer/filter ] && flags="-test.short -test.skip SameAsTcpdump|Fuzz"
+			step "Debian kernel $k: $p"
+			# 1,000 connections: every instruction is emulated there.
+			# shellcheck disable=SC2086 # a list of words
+			"$out/vmtest" --kernel "$k" --timeout 10m --dir "$p" --file scenarios/meridio --file testdata --file README.md \
+				--file "$out/waymark:/usr/bin/waymark" --file /bin/sleep:/bin/sleep \
+				--env WAYMARK_BIN=/usr/bin/waymark --env WAYMARK_CI --env WAYMARK_CONNECTIONS=1000 \
+				"$out/$(basename "$p").test" -test.timeout 9m $flags
+		done
+		ran="$ran, $(release "$k")"
+	done
+elif [ -n "${WAYMARK_CI-}" ]; then
+	echo "not root, and CI must not skip the kernels $kernels" >&2
+	exit 1
+else
+	echo "SKIPPED: the tests on kernels $kernels need root"
+fi
+
+step "fuzz targets, $fuzztime each"
+.ci/fuzz.sh "$fuzztime"
+
+step "all passed"
+echo "kernels: $ran"

@@ -1,0 +1,50 @@
+# waymark: build, test, measure. `make demo` and `make test` need only Go, and
+# Debian's packages for what they run on; as root they install those themselves.
+
+GO       ?= go
+CLANG    := clang-19
+KERNELS  := 6.1 6.12
+FUZZTIME ?= 3s
+LDFLAGS  := -s -w
+
+# Debian packages, by what needs them.
+TEST_PACKAGES := qemu-system-x86 kmod xz-utils tcpdump tshark
+GEN_PACKAGES  := clang-19 llvm-19 libbpf-dev clang-format-19
+
+.PHONY: all build generate demo test test-host test-vm fuzz bench soak lint deps gen-deps drift image clean help
+
+all: build
+
+help: ## say what there is to make
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## the static binary ./waymark
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o waymark ./cmd/waymark
+
+generate: gen-deps ## compile the BPF programs again
+	$(GO) generate ./bpf
+
+demo: build ## the Meridio lab, traced; without root, a recording of it
+	@scenarios/demo.sh ./waymark
+
+test: deps gen-deps ## everything: generated code, host kernel, both VMs, fuzzing
+	@.ci/test.sh "$(KERNELS)" "$(FUZZTIME)"
+
+bench: ## what tracing costs, measured here
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime 1s ./tracer ./tracer/filter ./nfqlb ./decoder ./decoder/pcapng
+	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestOverhead' -v ./cmd/waymark
+
+lint: gen-deps ## vet, staticcheck, gofumpt, clang-format
+	@.ci/lint.sh
+
+deps:
+	@.ci/packages.sh $(TEST_PACKAGES)
+
+gen-deps:
+	@.ci/packages.sh $(GEN_PACKAGES)
+
+image: ## the container image
+	docker build -t waymark .
+
+clean:
+	rm -f waymark
