@@ -62,13 +62,7 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	for i := range o.events {
 		b.event(&o.events[i])
 	}
-	last := &o.events[len(o.events)-1].rec
-	j.until = last.TimeNs
-	if last.Flags&bpf.FlagEnd == 0 {
-		// Its end was not seen, so more may have come for as long as it could
-		// stay open. That its sk_buff was used again does not tell when.
-		j.until += uint64(s.opt.Linger)
-	}
+	j.until = o.until(uint64(s.opt.Linger))
 	if n := len(j.Hops); n > 0 {
 		j.DurationNs = j.Hops[n-1].TNs
 	}

@@ -5,6 +5,7 @@ package decoder
 import (
 	"container/heap"
 	"fmt"
+	"slices"
 
 	"waymark/bpf"
 )
@@ -79,6 +80,7 @@ func (s *Stitcher) hand(j *Journey) {
 
 // markLosses notes which lost records could have been the journey's.
 func (s *Stitcher) markLosses(j *Journey) {
+	var sums []Loss // one of a hook and kind
 	for i := range s.world.losses {
 		l := &s.world.losses[i]
 		// Its first records may be among the lost: a packet can have waited that
@@ -86,6 +88,14 @@ func (s *Stitcher) markLosses(j *Journey) {
 		if l.From > j.until || l.To+uint64(s.opt.Linger) < j.seq.start {
 			continue
 		}
+		same := func(o Loss) bool { return o.Hook == l.Hook && o.Kind == l.Kind }
+		if i := slices.IndexFunc(sums, same); i >= 0 {
+			sums[i].Count += l.Count
+		} else {
+			sums = append(sums, *l)
+		}
+	}
+	for _, l := range sums {
 		j.Complete = false
 		if l.Kind == "untracked" {
 			j.Notes = append(j.Notes, fmt.Sprintf("%d packets could not be followed meanwhile: a copy of this one may be missing", l.Count))

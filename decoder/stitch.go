@@ -129,6 +129,7 @@ func (s *Stitcher) Context(c *Context) error {
 	}
 	s.world.apply(c)
 	if l := c.Loss; l != nil {
+		s.world.forgetLosses(s.oldest())
 		if l.Kind == "untracked" {
 			s.stats.Untracked += l.Count
 		} else {
@@ -156,6 +157,20 @@ func (s *Stitcher) Record(raw []byte) error {
 	return nil
 }
 
+// oldest is where a journey that is still to be told may have begun: the start
+// of the first one open or waiting, or now.
+func (s *Stitcher) oldest() uint64 {
+	t := s.now
+	if o := s.order.front; o != nil {
+		t = min(t, o.start)
+	}
+	if len(s.wait.heap) > 0 {
+		t = min(t, s.wait.heap[0].seq.start)
+	}
+	// A loss reaches that far: see markLosses. Records may come out of order.
+	return t - min(t, uint64(s.opt.Linger+s.opt.Settle))
+}
+
 // take files the record under its journey and reports whether that is new.
 func (s *Stitcher) take(r *bpf.Record, snap []byte) bool {
 	s.frags.note(r)
@@ -167,7 +182,7 @@ func (s *Stitcher) take(r *bpf.Record, snap []byte) bool {
 		return false
 	}
 	if r.Flags&bpf.FlagEnd != 0 {
-		s.endTrail(o, r.Trail)
+		o.endTrail(r.Trail, r.TimeNs)
 	}
 	s.touch(o, r.TimeNs)
 	return fresh
@@ -201,9 +216,10 @@ func (s *Stitcher) journey(r *bpf.Record) (o *openJourney, fresh bool) {
 		return nil, false
 	}
 	o = s.open(r)
-	s.join(o, r.Trail, r.Parent, r.Skb)
+	s.join(o, r)
 	switch {
 	case was:
+		o.incomplete = true // here: its first hops are told already
 		o.note(fmt.Sprintf("continues %s after a silence", s.id(silent)))
 	case r.Flags&bpf.FlagStart == 0:
 		o.incomplete = true
@@ -222,7 +238,7 @@ func (s *Stitcher) adopt(o *openJourney, r *bpf.Record) (*openJourney, bool) {
 	case p == nil && o == nil:
 		// The parent's journey is over or was never seen: the copy is on its own.
 		o = s.open(r)
-		s.join(o, r.Trail, r.Parent, r.Skb)
+		s.join(o, r)
 		return o, true
 	case o != nil && o.root == r.Trail && len(o.trails)+len(p.trails) <= maxTrails && len(o.events)+len(p.events) <= maxEvents:
 		o.trails[0].parent = r.Parent // the root's own
@@ -234,35 +250,27 @@ func (s *Stitcher) adopt(o *openJourney, r *bpf.Record) (*openJourney, bool) {
 		p.cut()
 		return nil, false
 	}
-	s.join(p, r.Trail, r.Parent, r.Skb)
+	s.join(p, r)
 	return p, false
 }
 
-// join puts a trail into a journey. If another trail had the sk_buff, that one
-// has ended unseen: addresses are reused at once.
-func (s *Stitcher) join(o *openJourney, trail, parent, skb uint64) {
-	o.trails = append(o.trails, trailState{id: trail, parent: parent, skb: skb})
+// join puts the trail that r is the first record of into a journey. If another
+// trail had the sk_buff, that one has ended unseen: addresses are reused at
+// once.
+func (s *Stitcher) join(o *openJourney, r *bpf.Record) {
+	o.trails = append(o.trails, trailState{id: r.Trail, parent: r.Parent, skb: r.Skb})
 	o.live++
-	s.trails[trail] = o
-	if skb == 0 {
+	s.trails[r.Trail] = o
+	if r.Skb == 0 {
 		return
 	}
-	if before, ok := s.skbs[skb]; ok && before != trail {
+	if before, ok := s.skbs[r.Skb]; ok && before != r.Trail {
 		if b := s.trails[before]; b != nil {
-			s.endTrail(b, before)
+			b.endTrail(before, r.TimeNs)
 			s.place(b)
 		}
 	}
-	s.skbs[skb] = trail
-}
-
-func (s *Stitcher) endTrail(o *openJourney, trail uint64) {
-	for i := range o.trails {
-		if t := &o.trails[i]; t.id == trail && !t.ended {
-			t.ended = true
-			o.live--
-		}
-	}
+	s.skbs[r.Skb] = r.Trail
 }
 
 // merge moves the events of a copy's own journey into its parent's.

@@ -36,6 +36,7 @@ type event struct {
 type trailState struct {
 	id, parent, skb uint64
 	ended           bool
+	endedBy         uint64 // ns: when at the latest, if ended
 }
 
 // add keeps a record; false: the journey is full.
@@ -47,6 +48,32 @@ func (o *openJourney) add(r *bpf.Record, snap []byte, v *view) bool {
 	o.events = append(o.events, event{rec: *r, view: v, snap: uint32(len(o.snaps))})
 	o.snaps = append(o.snaps, snap...)
 	return true
+}
+
+// endTrail notes that a packet of o ended at t or before.
+func (o *openJourney) endTrail(trail, t uint64) {
+	for i := range o.trails {
+		if tr := &o.trails[i]; tr.id == trail && !tr.ended {
+			tr.ended, tr.endedBy = true, t
+			o.live--
+		}
+	}
+}
+
+// until is up to when lost records can have been o's: a packet whose end was not
+// seen may have had more for as long as its journey stays open.
+func (o *openJourney) until(linger uint64) uint64 {
+	last := o.events[len(o.events)-1].rec.TimeNs
+	t := last
+	for i := range o.trails {
+		tr := &o.trails[i]
+		if tr.ended {
+			t = max(t, tr.endedBy)
+		} else {
+			t = max(t, last+linger)
+		}
+	}
+	return t
 }
 
 // cut marks a journey of which not everything is kept.

@@ -158,7 +158,7 @@ func TestSilence(t *testing.T) {
 	if len(js) != 2 {
 		t.Fatalf("%d journeys, want 2", len(js))
 	}
-	if js[0].Outcome != Open || !slices.Contains(js[1].Notes, "continues n1-1 after a silence") || js[1].Outcome != Delivered {
+	if js[0].Outcome != Open || !slices.Contains(js[1].Notes, "continues n1-1 after a silence") || js[1].Complete || js[1].Outcome != Delivered {
 		t.Errorf("got %s, then %s with notes %v", js[0].Outcome, js[1].Outcome, js[1].Notes)
 	}
 }
@@ -185,6 +185,32 @@ func TestLoss(t *testing.T) {
 	}
 	if st.Stats().Lost != 7 || !strings.Contains(js[1].Notes[0], "7 egress records were lost") {
 		t.Errorf("lost %d, notes %v", st.Stats().Lost, js[1].Notes)
+	}
+}
+
+// TestManyLosses: a stream that lags is told of many losses before it gets to
+// the journeys they concern.
+func TestManyLosses(t *testing.T) {
+	const n, every = 10_000, 10_000_000 // more than are kept; ns
+	s := newStream(t, newTrench())
+	for i := range uint64(n) {
+		s.add(&Context{Time: base, Loss: &Loss{From: base + i*every, To: base + (i+1)*every, Hook: uint16(bpf.HookTCEgress), Count: 1}})
+	}
+	for i := range uint64(20) {
+		s.tcp(i+1, i*n*every/20, client4, 40000, vip4, 5000, syn).request()
+	}
+	s.tcp(100, (n+100)*every, client4, 40000, vip4, 5000, syn).request()
+	js := s.run(Options{})
+	if len(js) != 21 {
+		t.Fatalf("%d journeys", len(js))
+	}
+	for i, j := range js {
+		if j.Complete != (i == 20) {
+			t.Errorf("journey %d: complete is %v", i, j.Complete)
+		}
+		if len(j.Notes) > 1 {
+			t.Errorf("journey %d says the same %d times: %q", i, len(j.Notes), j.Notes[:2])
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ const (
 	maxNamespaces = 1 << 16
 	maxDevices    = 1 << 14 // per namespace
 	maxSymbols    = 1 << 16
-	maxLosses     = 256
+	maxLosses     = 4096
 )
 
 // world is what the contexts have said so far.
@@ -25,7 +25,7 @@ type world struct {
 	symbols map[uint64]string
 	reasons map[uint32]string
 	macs    map[string]*Device
-	losses  []Loss // the last maxLosses
+	losses  []Loss // those that journeys still to be told may have had
 }
 
 // view is one namespace as it was known at some point of the stream. A record
@@ -87,11 +87,24 @@ func (w *world) apply(c *Context) {
 			w.reasons[c.Reason.Number] = c.Reason.Name
 		}
 	case c.Loss != nil:
-		if len(w.losses) == maxLosses {
-			w.losses = slices.Delete(w.losses, 0, 1)
-		}
-		w.losses = append(w.losses, *c.Loss)
+		w.addLoss(*c.Loss)
 	}
+}
+
+// addLoss remembers l. Of too many the two oldest become one, which names more
+// journeys than it must, but never too few.
+func (w *world) addLoss(l Loss) {
+	if len(w.losses) == maxLosses {
+		a, b := &w.losses[0], &w.losses[1]
+		b.From, b.To, b.Count = min(a.From, b.From), max(a.To, b.To), a.Count+b.Count
+		w.losses = slices.Delete(w.losses, 0, 1)
+	}
+	w.losses = append(w.losses, l)
+}
+
+// forgetLosses drops those from before t.
+func (w *world) forgetLosses(t uint64) {
+	w.losses = slices.DeleteFunc(w.losses, func(l Loss) bool { return l.To < t })
 }
 
 func (w *world) applyDevice(d *Device) {
