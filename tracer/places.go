@@ -193,7 +193,7 @@ func (p *places) update(s *stream) error {
 			s.places[u.ns.Inode] = t
 		}
 		t.ns = u.ns
-		if err := s.changed(t, u.state, bootTime()); err != nil {
+		if err := s.changed(t, u.state); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,7 @@ type stream struct {
 	named   map[uint32]bool // reasons told
 	rec     bpf.Record
 	cut     []byte // a record shortened to the snapshot length asked for
+	read    uint64 // boot time: every record from before it was passed on
 
 	// recent holds devices that the sink knows, where most records come from;
 	// two maps would be asked otherwise.
@@ -40,12 +41,17 @@ func newStream(opts Options, s decoder.Session) *stream {
 }
 
 func (s *stream) start() error {
-	return s.context(&decoder.Context{Session: &s.session}, bootTime())
+	s.readTo(bootTime())
+	return s.context(&decoder.Context{Session: &s.session})
 }
 
-// context passes c on with the time now.
-func (s *stream) context(c *decoder.Context, now uint64) error {
-	c.Time = now
+// readTo moves the stream's time on.
+func (s *stream) readTo(t uint64) { s.read = max(s.read, t) }
+
+// context passes c on with the stream's time, which may lag behind the clock:
+// whoever reads must not take records that are still in the ring for missing.
+func (s *stream) context(c *decoder.Context) error {
+	c.Time = s.read
 	return s.sink.Context(c)
 }
 
@@ -55,6 +61,7 @@ func (s *stream) record(raw []byte) error {
 	if err != nil {
 		return err
 	}
+	s.readTo(s.rec.TimeNs)
 	if err := s.needs(&s.rec); err != nil {
 		return err
 	}
@@ -88,7 +95,7 @@ func (s *stream) needs(r *bpf.Record) error {
 			queue = isQueueFunction(name)
 			s.symbols[r.Location] = queue
 			c := &decoder.Context{Symbol: &decoder.Symbol{Addr: r.Location, Name: name}}
-			if err := s.context(c, r.TimeNs); err != nil {
+			if err := s.context(c); err != nil {
 				return err
 			}
 		}
@@ -101,7 +108,7 @@ func (s *stream) needs(r *bpf.Record) error {
 	if bpf.Hook(r.Hook) == bpf.HookKfreeSkb && !s.named[r.Reason] {
 		s.named[r.Reason] = true
 		if name := s.reasonName(r.Reason); name != "" {
-			return s.context(&decoder.Context{Reason: &decoder.Reason{Number: r.Reason, Name: name}}, r.TimeNs)
+			return s.context(&decoder.Context{Reason: &decoder.Reason{Number: r.Reason, Name: name}})
 		}
 	}
 	return nil
@@ -110,11 +117,11 @@ func (s *stream) needs(r *bpf.Record) error {
 // needsPlace tells the sink of the namespace and the device of a record.
 func (s *stream) needsPlace(r *bpf.Record) error {
 	if t := s.places[r.Netns]; t == nil || !t.active {
-		if err := s.activate(r.Netns, r.TimeNs); err != nil {
+		if err := s.activate(r.Netns); err != nil {
 			return err
 		}
 	} else if _, known := t.devices[r.Ifindex]; !known && r.Ifindex != 0 {
-		if err := s.reread(t, r.TimeNs); err != nil {
+		if err := s.reread(t); err != nil {
 			return err
 		}
 	}

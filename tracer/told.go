@@ -27,7 +27,7 @@ type told struct {
 }
 
 // activate tells the sink everything about a namespace that a record came from.
-func (s *stream) activate(inode uint32, now uint64) error {
+func (s *stream) activate(inode uint32) error {
 	t := s.places[inode]
 	if t == nil {
 		t = &told{ns: s.lookup(inode)}
@@ -37,16 +37,16 @@ func (s *stream) activate(inode uint32, now uint64) error {
 	t.devices = map[uint32]decoder.Device{0: {}}
 	ns := t.ns
 	c := &decoder.Context{Namespace: &decoder.Namespace{Inode: ns.Inode, Name: ns.Name, Pod: ns.Pod}}
-	if err := s.context(c, now); err != nil {
+	if err := s.context(c); err != nil {
 		return err
 	}
 	if t.state == nil {
-		return s.reread(t, now)
+		return s.reread(t)
 	}
-	if err := s.tell(t, nil, t.state, now); err != nil {
+	if err := s.tell(t, nil, t.state); err != nil {
 		return err
 	}
-	return s.tellBalancer(t, now)
+	return s.tellBalancer(t)
 }
 
 // lookup finds a namespace that the tracer was not told to watch: a drop can
@@ -64,30 +64,30 @@ func (s *stream) lookup(inode uint32) place.Namespace {
 }
 
 // reread reads a namespace again, because a record told of something unknown.
-func (s *stream) reread(t *told, now uint64) error {
+func (s *stream) reread(t *told) error {
 	st, err := place.Read(t.ns)
 	if err != nil {
 		// It went away. Its name is all that is left.
 		s.opts.Log.Debug().Err(err).Msg("a namespace could not be read")
 		return nil
 	}
-	if err := s.changed(t, st, now); err != nil {
+	if err := s.changed(t, st); err != nil {
 		return err
 	}
-	return s.tellBalancer(t, now)
+	return s.tellBalancer(t)
 }
 
 // changed takes a new state of a namespace and tells the sink the differences.
-func (s *stream) changed(t *told, st *place.State, now uint64) error {
+func (s *stream) changed(t *told, st *place.State) error {
 	was := t.state
 	t.state = st
 	if !t.active {
 		return nil
 	}
-	return s.tell(t, was, st, now)
+	return s.tell(t, was, st)
 }
 
-func (s *stream) tell(t *told, was, st *place.State, now uint64) error {
+func (s *stream) tell(t *told, was, st *place.State) error {
 	present := map[uint32]bool{0: true}
 	for i := range st.Devices {
 		d := st.Devices[i]
@@ -96,7 +96,7 @@ func (s *stream) tell(t *told, was, st *place.State, now uint64) error {
 			continue
 		}
 		t.devices[d.Index] = d
-		if err := s.context(&decoder.Context{Device: &d}, now); err != nil {
+		if err := s.context(&decoder.Context{Device: &d}); err != nil {
 			return err
 		}
 	}
@@ -107,25 +107,25 @@ func (s *stream) tell(t *told, was, st *place.State, now uint64) error {
 		delete(t.devices, index)
 		s.recent = [len(s.recent)]deviceKey{}
 		d.Removed = true
-		if err := s.context(&decoder.Context{Device: &d}, now); err != nil {
+		if err := s.context(&decoder.Context{Device: &d}); err != nil {
 			return err
 		}
 	}
 	if was == nil || !reflect.DeepEqual(was.Routing, st.Routing) {
 		r := st.Routing
-		if err := s.context(&decoder.Context{Routing: &r}, now); err != nil {
+		if err := s.context(&decoder.Context{Routing: &r}); err != nil {
 			return err
 		}
 	}
-	return s.tellQueues(t, st.Queues, was == nil, now)
+	return s.tellQueues(t, st.Queues, was == nil)
 }
 
-func (s *stream) tellQueues(t *told, q decoder.Queues, first bool, now uint64) error {
+func (s *stream) tellQueues(t *told, q decoder.Queues, first bool) error {
 	if !first && sameListeners(t.queues, q) {
 		return nil
 	}
 	t.queues = q
-	return s.context(&decoder.Context{Queues: &q}, now)
+	return s.context(&decoder.Context{Queues: &q})
 }
 
 // sameListeners compares who listens, not the counters, which always change.
@@ -141,7 +141,7 @@ func sameListeners(a, b decoder.Queues) bool {
 	return true
 }
 
-func (s *stream) tellBalancer(t *told, now uint64) error {
+func (s *stream) tellBalancer(t *told) error {
 	if s.opts.Balancer == nil {
 		return nil
 	}
@@ -155,34 +155,33 @@ func (s *stream) tellBalancer(t *told, now uint64) error {
 	}
 	t.balancer = b
 	b.Netns = t.ns.Inode
-	return s.context(&decoder.Context{Balancer: b}, now)
+	return s.context(&decoder.Context{Balancer: b})
 }
 
 // refresh looks at what changes without a notification: queues and balancers
 // of the namespaces that records came from.
 func (s *stream) refresh() error {
-	now := bootTime()
 	for _, t := range s.places {
 		if !t.active || t.ns.Path == "" {
 			continue
 		}
-		if err := s.refreshOne(t, now); err != nil {
+		if err := s.refreshOne(t); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *stream) refreshOne(t *told, now uint64) error {
-	t.queuesAt = now
+func (s *stream) refreshOne(t *told) error {
+	t.queuesAt = bootTime()
 	q, err := place.ReadQueues(t.ns)
 	if err != nil {
 		return nil // gone; the next scan takes it out
 	}
-	if err := s.tellQueues(t, q, false, now); err != nil {
+	if err := s.tellQueues(t, q, false); err != nil {
 		return err
 	}
-	return s.tellBalancer(t, now)
+	return s.tellBalancer(t)
 }
 
 // isQueueFunction tells the functions that drop for want of a listener or by a
@@ -207,5 +206,5 @@ func (s *stream) refreshQueue(r *bpf.Record) error {
 	if t == nil || t.ns.Path == "" || r.TimeNs < t.queuesAt+uint64(queueStateAge) {
 		return nil
 	}
-	return s.refreshOne(t, r.TimeNs)
+	return s.refreshOne(t)
 }

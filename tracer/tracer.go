@@ -34,7 +34,7 @@ type Options struct {
 	RingBytes uint32
 	// Session is what the stream starts with. Open fills in the machine's side.
 	Session decoder.Session
-	// Sink takes the stream.
+	// Sink takes the stream, from a goroutine that Run starts and waits for.
 	Sink decoder.Sink
 	// Balancer reads the published state of a balancer in a namespace; nil
 	// result: there is none. It is called with the thread inside.
@@ -156,19 +156,25 @@ var ErrDone = errors.New("the sink has all it wants")
 // Run reads records into the sink until ctx is done or the sink returns
 // ErrDone. What was recorded before that moment is read to the end.
 func (t *Tracer) Run(ctx context.Context) error {
-	err := t.run(ctx)
+	q := newQueue(t.opts.Sink)
+	t.stream.sink = q
+	err := t.run(ctx, q)
 	why := "limit"
 	if ctx.Err() != nil {
 		why = "interrupted"
+	}
+	if sinkErr := q.close(); err == nil {
+		err = sinkErr
 	}
 	if err != nil && !errors.Is(err, ErrDone) {
 		return err
 	}
 	records, lost := t.Totals()
-	return t.stream.context(&decoder.Context{End: &decoder.End{Records: records, Lost: lost, Why: why}}, bootTime())
+	t.stream.sink = t.opts.Sink // also when that wants no more records
+	return t.stream.context(&decoder.Context{End: &decoder.End{Records: records, Lost: lost, Why: why}})
 }
 
-func (t *Tracer) run(ctx context.Context) error {
+func (t *Tracer) run(ctx context.Context, q *queue) error {
 	if err := t.stream.start(); err != nil {
 		return err
 	}
@@ -186,14 +192,14 @@ func (t *Tracer) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !t.ring.empty() {
-			// There may be more from before now: the stream is where its
+		if t.ring.empty() {
+			// Else there may be more from before now: the stream is where its
 			// last record is.
-			before = t.stream.rec.TimeNs
+			t.stream.readTo(before)
 		}
 		if now.Sub(lastClock) >= clockEvery {
 			lastClock = now
-			if err := t.tick(before); err != nil {
+			if err := t.tick(); err != nil {
 				return err
 			}
 		}
@@ -216,7 +222,11 @@ func (t *Tracer) run(ctx context.Context) error {
 					return err
 				}
 			}
-			return t.tick(end)
+			t.stream.readTo(end)
+			return t.tick()
+		}
+		if err := q.flush(); err != nil {
+			return err
 		}
 		switch {
 		case n == drainMax:
@@ -235,16 +245,16 @@ func (t *Tracer) run(ctx context.Context) error {
 	}
 }
 
-// tick tells what was lost, then that everything before read was read. A loss
-// is dated by when it happened, which with a full ring is well ahead of what
-// was read: the journeys it concerns come later in the stream.
-func (t *Tracer) tick(read uint64) error {
+// tick tells what was lost, then how far the ring was read. A loss is dated by
+// when it happened, which with a full ring is well ahead of what was read: the
+// journeys it concerns come later in the stream.
+func (t *Tracer) tick() error {
 	for _, l := range t.loss.since() {
-		if err := t.stream.context(&decoder.Context{Loss: &l}, read); err != nil {
+		if err := t.stream.context(&decoder.Context{Loss: &l}); err != nil {
 			return err
 		}
 	}
-	return t.stream.context(&decoder.Context{Clock: &decoder.Clock{}}, read)
+	return t.stream.context(&decoder.Context{Clock: &decoder.Clock{}})
 }
 
 // Totals is how many records were written and lost so far, over all hooks.

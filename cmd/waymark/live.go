@@ -25,11 +25,11 @@ type live struct {
 	flags  liveFlags
 	filter []string
 	groups []string // hook groups if --hooks does not say
-	// stitch takes the stream apart from recording; nil only records. done
-	// tells that it has all it wants.
-	stitch decoder.Sink
-	done   func() bool
-	log    zerolog.Logger
+	// sinks take the stream besides the recording. done tells that they have
+	// all they want.
+	sinks []decoder.Sink
+	done  func() bool
+	log   zerolog.Logger
 	// progress is called now and then with what was recorded so far.
 	progress func(records, lost uint64, bytes int64)
 }
@@ -51,13 +51,14 @@ func (l *live) run() error {
 	if err != nil {
 		return err
 	}
+	ring, err := parseRing(l.flags.ring)
+	if err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	tee := &tee{done: l.done}
-	if l.stitch != nil {
-		tee.sinks = append(tee.sinks, l.stitch)
-	}
+	tee := &tee{sinks: l.sinks, done: l.done}
 	var rec *recording
 	if l.flags.write != "" {
 		if rec, err = openRecording(l.flags.write); err != nil {
@@ -72,7 +73,7 @@ func (l *live) run() error {
 		groups = l.groups
 	}
 	t, err := tracer.Open(ctx, tracer.Options{
-		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen,
+		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring,
 		Sink: tee, Balancer: balancerState, Log: l.log,
 		Session: decoder.Session{
 			Version: version, Format: decoder.RecordFormat, Node: nodeName(), Filter: l.filter,
