@@ -4,6 +4,9 @@ package main
 
 import (
 	"fmt"
+	"os"
+
+	"waymark/decoder"
 )
 
 const dropsHelp = `usage: waymark drops [flags] [FILTER...]
@@ -30,10 +33,11 @@ func runDrops(args []string) error {
 		return err
 	}
 	l.filter, l.log = fs.Args(), newLog(l.flags.verbose)
-	out := newPrinter(l.flags.output, false)
+	out := newPrinter(os.Stdout, l.flags.output, false)
 	s := newStitcher(nil, out.drop)
-	l.stitch, l.done = s, func() bool { return s.Done() || out.err != nil }
+	l.sinks, l.done = []decoder.Sink{s, out}, func() bool { return s.Done() || out.err != nil }
 	if err := l.run(); err != nil {
+		out.flush()
 		return err
 	}
 	s.Flush()

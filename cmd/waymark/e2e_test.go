@@ -152,6 +152,13 @@ func start(t testing.TB, args ...string) *running {
 	return r
 }
 
+func (r *running) signal(t testing.TB, sig os.Signal) {
+	t.Helper()
+	if err := r.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // stop interrupts the command, as a person would, and returns what it printed.
 func (r *running) stop(t testing.TB) []byte {
 	t.Helper()

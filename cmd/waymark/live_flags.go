@@ -30,6 +30,7 @@ type liveFlags struct {
 	hooks       []string
 	verbose     bool
 	followReply bool
+	ring        string
 }
 
 func (f *liveFlags) add(fs *pflag.FlagSet) {
@@ -44,6 +45,7 @@ func (f *liveFlags) add(fs *pflag.FlagSet) {
 	fs.IntVarP(&f.snapLen, "snaplen", "s", 96, "bytes of each packet to keep")
 	fs.StringSliceVar(&f.hooks, "hooks", nil, "hook `GROUPS` to attach: "+strings.Join(tracer.Groups, ",")+" (default all)")
 	fs.BoolVar(&f.followReply, "follow-reply", true, "follow the packets of the other direction as well")
+	fs.StringVar(&f.ring, "ring", "64M", "`SIZE` of the buffer in the kernel, a power of two: K or M bytes")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "say more about what waymark does")
 }
 
@@ -69,8 +71,36 @@ func (f *liveFlags) check() error {
 	if err := tracer.CheckPatterns(f.devices); err != nil {
 		return err
 	}
+	if _, err := parseRing(f.ring); err != nil {
+		return err
+	}
 	_, _, err := parseMark(f.mark)
 	return err
+}
+
+// The smallest ring the kernel makes is a page; the largest here is what its
+// 32-bit offsets leave room for by a wide margin.
+const (
+	ringMin = 4 << 10
+	ringMax = 1 << 30
+)
+
+// parseRing parses a ring's size, in bytes.
+func parseRing(s string) (uint32, error) {
+	shift := 0
+	digits := s
+	switch {
+	case strings.HasSuffix(s, "K"):
+		digits, shift = s[:len(s)-1], 10
+	case strings.HasSuffix(s, "M"):
+		digits, shift = s[:len(s)-1], 20
+	}
+	n, err := strconv.ParseUint(digits, 10, 32)
+	n <<= shift
+	if err != nil || n&(n-1) != 0 || n < ringMin || n > ringMax {
+		return 0, fmt.Errorf("--ring %s: give a power of two from 4K to 1024M", s)
+	}
+	return uint32(n), nil
 }
 
 // parseMark parses MARK[/MASK], each decimal or 0x hex. An empty string is no

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"waymark/decoder"
 )
 
 const recordHelp = `usage: waymark record [flags] [FILTER...] -w FILE
@@ -44,7 +46,7 @@ func runRecord(args []string) error {
 	if l.flags.count > 0 {
 		// Journeys are counted by stitching them, as trace does.
 		s := newStitcher(printNothing, nil)
-		l.stitch, l.done = s, s.Done
+		l.sinks, l.done = []decoder.Sink{s}, s.Done
 	}
 	return l.run()
 }

@@ -59,10 +59,7 @@ func replay(path string, w io.Writer, output string, flows, drops bool) error {
 		return fmt.Errorf("open the recording: %w", err)
 	}
 	defer f.Close()
-	out := &printer{w: newWriter(w, output)}
-	if flows {
-		out.flows = decoder.NewFlows()
-	}
+	out := newPrinter(w, output, flows)
 	s := newStitcher(out.journey, nil)
 	if drops {
 		s = newStitcher(nil, out.drop)
@@ -70,6 +67,7 @@ func replay(path string, w io.Writer, output string, flows, drops bool) error {
 	result, err := decoder.Replay(f, s)
 	s.Flush()
 	if err != nil {
+		out.flush()
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if result.Truncated {

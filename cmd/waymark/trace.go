@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"os"
@@ -38,10 +39,11 @@ func runTrace(args []string) error {
 		return err
 	}
 	l.filter, l.log = fs.Args(), newLog(l.flags.verbose)
-	out := newPrinter(l.flags.output, *flows)
+	out := newPrinter(os.Stdout, l.flags.output, *flows)
 	s := newStitcher(out.journey, nil)
-	l.stitch, l.done = s, func() bool { return s.Done() || out.err != nil }
+	l.sinks, l.done = []decoder.Sink{s, out}, func() bool { return s.Done() || out.err != nil }
 	if err := l.run(); err != nil {
+		out.flush()
 		return err
 	}
 	s.Flush()
@@ -56,19 +58,34 @@ func newStitcher(journey func(*decoder.Journey), drop func(*decoder.Drop)) *deco
 
 func printNothing(*decoder.Journey) {}
 
-// printer prints results on stdout in the chosen form.
+// printer prints results in the chosen form. In a stream it comes after the
+// stitcher: what was printed reaches the reader at the stream's next clock, a
+// system call for many results.
 type printer struct {
 	w     decoder.Writer
+	buf   *bufio.Writer
 	flows *decoder.Flows // nil: print journeys
 	err   error          // first error of writing; nothing is printed after it
 }
 
-func newPrinter(output string, flows bool) *printer {
-	p := &printer{w: newWriter(os.Stdout, output)}
+func newPrinter(w io.Writer, output string, flows bool) *printer {
+	p := &printer{buf: bufio.NewWriterSize(w, 64<<10)}
+	p.w = newWriter(p.buf, output)
 	if flows {
 		p.flows = decoder.NewFlows()
 	}
 	return p
+}
+
+// Record implements decoder.Sink.
+func (p *printer) Record([]byte) error { return nil }
+
+// Context implements decoder.Sink.
+func (p *printer) Context(c *decoder.Context) error {
+	if c.Clock != nil {
+		p.flush()
+	}
+	return nil
 }
 
 func newWriter(w io.Writer, output string) decoder.Writer {
@@ -88,6 +105,8 @@ func (p *printer) journey(j *decoder.Journey) {
 
 func (p *printer) drop(d *decoder.Drop) { p.keep(p.w.Drop(d)) }
 
+func (p *printer) flush() { p.keep(p.buf.Flush()) }
+
 func (p *printer) keep(err error) {
 	if p.err == nil {
 		p.err = err
@@ -102,6 +121,7 @@ func (p *printer) finish(s *decoder.Stitcher) error {
 			p.keep(p.w.Flow(f))
 		}
 	}
+	p.flush()
 	if st := s.Stats(); st.Lost > 0 || st.Untracked > 0 || st.Evicted > 0 {
 		_ = decoder.NewTextWriter(os.Stderr, decoder.TextOptions{}).Status(s.Status())
 	}
