@@ -13,10 +13,9 @@ SEC("raw_tp/kfree_skb")
 int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sk_buff *skb = (void *)ctx->args[0];
-	__u32 low = low32(skb), inum, ifindex = 0;
+	__u32 low = low32(skb), inum, ifindex;
 	__u64 key = (__u64)skb;
 	struct trail *t = NULL;
-	struct net_device *dev;
 	struct hook_stats *st;
 	struct record *rec;
 	struct view v;
@@ -24,16 +23,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 
 	if (maybe_tracked(low))
 		t = bpf_map_lookup_elem(&trails, &key);
-	dev = BPF_CORE_READ(skb, dev);
-	inum = netns_of_dev(dev);
-	if (!inum) {
-		struct sock *sk = BPF_CORE_READ(skb, sk);
-
-		if (sk)
-			inum = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	}
-	if (dev)
-		ifindex = BPF_CORE_READ(dev, ifindex);
+	place_of(skb, &inum, &ifindex);
 	if (t && !inum) { /* dev was cleared on the way to a socket */
 		inum = t->netns;
 		ifindex = t->ifindex;
@@ -69,7 +59,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	rec->hook = HOOK_KFREE_SKB;
 	rec->cpu = bpf_get_smp_processor_id();
 	rec->flags = RECORD_END;
-	snapshot(rec, &v);
+	snapshot(rec, &v, 0);
 
 	known = t != NULL;
 	if (t && (!v.ok || continues(t, rec))) {

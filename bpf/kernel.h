@@ -147,6 +147,25 @@ struct sk_buff___vlan_all {
 	__u32 vlan_all;
 } CORE;
 
+struct nf_hook_state {
+	__u8 hook;
+	__u8 pf;
+} CORE;
+
+struct nf_queue_entry {
+	struct sk_buff *skb;
+	unsigned int id;
+	struct nf_hook_state state;
+} CORE;
+
+/* net/netfilter/nfnetlink_queue.c, a type of that module */
+struct nfqnl_instance {
+	unsigned int queue_maxlen;
+	__u16 queue_num;
+	unsigned int queue_total;
+	unsigned int id_sequence;
+} CORE;
+
 struct task_struct {
 	int tgid;
 } CORE;

@@ -70,10 +70,10 @@ static __always_inline bool filter_view(const struct view *v)
 	return filter_l2(v->start, v->linear, v->wire_len, v->vlan);
 }
 
-/* Copy the packet into the record's snapshot and parse it. */
-static __always_inline void snapshot(struct record *rec, const struct view *v)
+/* Copy the packet into the record's snapshot, after ext_len bytes, and parse it. */
+static __always_inline void snapshot(struct record *rec, const struct view *v, __u32 ext_len)
 {
-	__u8 *snap = (void *)(rec + 1);
+	__u8 *snap = (void *)(rec + 1) + ext_len;
 	__s64 n = v->linear;
 
 	if (!v->ok)
@@ -90,6 +90,76 @@ static __always_inline void snapshot(struct record *rec, const struct view *v)
 		rec->vlan_tci = v->vlan;
 	}
 	parse_packet(rec, snap, rec->snap_len);
+}
+
+/*
+ * Where does the packet stand? Its device tells, without one its socket does.
+ */
+static __always_inline void place_of(struct sk_buff *skb, __u32 *inum, __u32 *ifindex)
+{
+	struct net_device *dev = BPF_CORE_READ(skb, dev);
+
+	*inum = netns_of_dev(dev);
+	*ifindex = dev ? BPF_CORE_READ(dev, ifindex) : 0;
+	if (!*inum) {
+		struct sock *sk = BPF_CORE_READ(skb, sk);
+
+		if (sk)
+			*inum = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	}
+}
+
+/*
+ * A record of a tracked packet at a hook on its way, with ext_len bytes of
+ * zeros for the hook to fill; NULL if the packet is not followed, or the
+ * record is lost. The caller submits it.
+ */
+static __always_inline struct record *waypoint(struct sk_buff *skb, enum hook hook, __u32 ext_len)
+{
+	__u64 key = (__u64)skb;
+	struct hook_stats *st;
+	struct record *rec;
+	struct trail *t;
+	struct view v;
+
+	if (!maybe_tracked(low32(skb)))
+		return NULL;
+	t = bpf_map_lookup_elem(&trails, &key);
+	if (!t)
+		return NULL;
+	st = stats_of(hook);
+	if (!st)
+		return NULL;
+	st->seen++;
+	v = view_of(skb);
+	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec) + ext_len + snaplen, 0);
+	if (!rec) {
+		st->lost++;
+		return NULL;
+	}
+	__builtin_memset(rec, 0, sizeof(*rec) + ext_len);
+	rec->time_ns = bpf_ktime_get_boot_ns();
+	rec->skb = key;
+	place_of(skb, &rec->netns, &rec->ifindex);
+	if (!rec->netns) {
+		rec->netns = t->netns;
+		rec->ifindex = t->ifindex;
+	}
+	rec->mark = BPF_CORE_READ(skb, mark);
+	rec->len = v.ok ? v.wire_len : BPF_CORE_READ(skb, len);
+	rec->pid = current_tgid();
+	rec->hook = hook;
+	rec->cpu = bpf_get_smp_processor_id();
+	rec->ext_len = ext_len;
+	snapshot(rec, &v, ext_len);
+	/* Another packet in the memory of one whose end was missed. */
+	if (!v.ok || !continues(t, rec)) {
+		bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
+		return NULL;
+	}
+	trail_go_on(t, rec);
+	st->records++;
+	return rec;
 }
 
 #endif

@@ -17,6 +17,9 @@ type Record = WaymarkRecord
 // HookStats counts what one hook did on one CPU (struct hook_stats).
 type HookStats = WaymarkHookStats
 
+// QueueExt is what records of the queue group carry besides (struct queue_ext).
+type QueueExt = WaymarkQueueExt
+
 // RecordSize is the size of the header in bytes.
 const RecordSize = int(unsafe.Sizeof(Record{}))
 
@@ -25,13 +28,15 @@ type Hook = WaymarkHook
 
 // The hooks. Their numbers are stored in recordings.
 const (
-	HookTCIngress   = WaymarkHookHOOK_TC_INGRESS
-	HookTCEgress    = WaymarkHookHOOK_TC_EGRESS
-	HookKfreeSkb    = WaymarkHookHOOK_KFREE_SKB
-	HookConsumeSkb  = WaymarkHookHOOK_CONSUME_SKB
-	HookKfreeSkbmem = WaymarkHookHOOK_KFREE_SKBMEM
-	HookSkbClone    = WaymarkHookHOOK_SKB_CLONE
-	HookMax         = WaymarkHookHOOK_MAX
+	HookTCIngress    = WaymarkHookHOOK_TC_INGRESS
+	HookTCEgress     = WaymarkHookHOOK_TC_EGRESS
+	HookKfreeSkb     = WaymarkHookHOOK_KFREE_SKB
+	HookQueueEnter   = WaymarkHookHOOK_QUEUE_ENTER
+	HookQueueVerdict = WaymarkHookHOOK_QUEUE_VERDICT
+	HookConsumeSkb   = WaymarkHookHOOK_CONSUME_SKB
+	HookKfreeSkbmem  = WaymarkHookHOOK_KFREE_SKBMEM
+	HookSkbClone     = WaymarkHookHOOK_SKB_CLONE
+	HookMax          = WaymarkHookHOOK_MAX
 )
 
 // What is special about a record (enum record_flags).
@@ -60,14 +65,32 @@ func (r *Record) Decode(raw []byte) (snapshot []byte, err error) {
 	return raw[start:end:end], nil
 }
 
-// Encode returns r followed by snapshot, as the kernel would have written it.
-// It sets SnapLen.
-func (r *Record) Encode(snapshot []byte) []byte {
-	r.SnapLen, r.ExtLen = uint16(len(snapshot)), 0
-	raw := make([]byte, RecordSize+len(snapshot))
-	copy(raw, unsafe.Slice((*byte)(unsafe.Pointer(r)), RecordSize))
-	copy(raw[RecordSize:], snapshot)
-	return raw
+// Ext is the hook's own part of raw, which Decode took apart; it aliases raw.
+func (r *Record) Ext(raw []byte) []byte { return raw[RecordSize : RecordSize+int(r.ExtLen)] }
+
+// Encode returns r followed by ext and snapshot, as the kernel would have
+// written it. It sets ExtLen and SnapLen.
+func (r *Record) Encode(ext, snapshot []byte) []byte {
+	r.ExtLen, r.SnapLen = uint16(len(ext)), uint16(len(snapshot))
+	raw := make([]byte, 0, RecordSize+len(ext)+len(snapshot))
+	raw = append(raw, unsafe.Slice((*byte)(unsafe.Pointer(r)), RecordSize)...)
+	raw = append(raw, ext...)
+	return append(raw, snapshot...)
+}
+
+// Decode fills q from a record's hook part. It fails if that is too short; a
+// longer one is of a newer waymark, whose additions are left out.
+func (q *QueueExt) Decode(ext []byte) error {
+	if len(ext) < int(unsafe.Sizeof(*q)) {
+		return fmt.Errorf("queue part of a record has %d bytes, not %d", len(ext), unsafe.Sizeof(*q))
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(q)), unsafe.Sizeof(*q)), ext)
+	return nil
+}
+
+// Encode returns q as the kernel writes it.
+func (q *QueueExt) Encode() []byte {
+	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(q)), unsafe.Sizeof(*q))...)
 }
 
 // SrcAddr is the source address, IPv4 as IPv4; invalid if the packet is not IP.

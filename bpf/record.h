@@ -3,7 +3,8 @@
  * record.h: the one record every hook writes.
  *
  * A record is this fixed header, then ext_len bytes that belong to the hook
- * (none of today's hooks has any), then snap_len bytes of the packet. User
+ * (struct queue_ext for the queue group, nothing for the others), then
+ * snap_len bytes of the packet. User
  * space reads the same layout through the Go type that bpf2go makes of it, so
  * every field has its natural alignment and there is no hidden padding.
  *
@@ -23,7 +24,9 @@ enum hook {
 	HOOK_KFREE_SKBMEM =
 		5,	    /* free group: memory of the skb given back; the sure end of a trail */
 	HOOK_SKB_CLONE = 6, /* free group: a clone or copy was made; trail is the child's */
-	HOOK_MAX = 32,	    /* size of the per-hook counters; room for later groups */
+	HOOK_QUEUE_ENTER = 7,	/* queue group: the packet is given to an NFQUEUE */
+	HOOK_QUEUE_VERDICT = 8, /* queue group: it comes back, with verdict and mark */
+	HOOK_MAX = 32,		/* size of the per-hook counters; room for later groups */
 };
 
 /* What is special about this record. */
@@ -74,6 +77,16 @@ struct record {
 	__u16 snap_len;	 /* bytes of packet after that */
 	__u16 pad;
 	__u32 pad2;
+};
+
+/* What the queue group adds. */
+struct queue_ext {
+	__u32 packet_id; /* of nfnetlink_queue, counted per queue; 0: not known */
+	__u32 depth;	 /* packets waiting in the queue before this one (HOOK_QUEUE_ENTER) */
+	__u32 maxlen;	 /* and how many may (HOOK_QUEUE_ENTER) */
+	__u16 queue;	 /* NFQUEUE number (HOOK_QUEUE_ENTER) */
+	__u8 nf_hook;	 /* enum nf_inet_hooks: 0 PREROUTING ... 4 POSTROUTING */
+	__u8 pf;	 /* protocol family: 2 IPv4, 10 IPv6, 7 bridge */
 };
 
 /* Per CPU and hook: what was written and what was lost. Read live. */

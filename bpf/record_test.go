@@ -19,7 +19,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	copy(in.Dst[:], netip.MustParseAddr("::ffff:10.0.0.1").AsSlice())
 	packet := []byte("packet")
 	var out Record
-	snap, err := out.Decode(in.Encode(packet))
+	snap, err := out.Decode(in.Encode(nil, packet))
 	if err != nil || !bytes.Equal(snap, packet) {
 		t.Fatalf("decoded %q, %v", snap, err)
 	}
@@ -46,7 +46,7 @@ func TestRecordHasNoPadding(t *testing.T) {
 
 func TestDecodeRefusesWhatIsCutOff(t *testing.T) {
 	var r Record
-	raw := r.Encode(make([]byte, 40))
+	raw := r.Encode(nil, make([]byte, 40))
 	for n := range raw {
 		if _, err := r.Decode(raw[:n]); err == nil {
 			t.Errorf("a record cut to %d of %d bytes was taken", n, len(raw))
@@ -56,7 +56,7 @@ func TestDecodeRefusesWhatIsCutOff(t *testing.T) {
 
 func TestDecodeAllocatesNothing(t *testing.T) {
 	var r Record
-	raw := r.Encode(make([]byte, 96))
+	raw := r.Encode(nil, make([]byte, 96))
 	if n := testing.AllocsPerRun(100, func() { _, _ = r.Decode(raw) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -64,7 +64,7 @@ func TestDecodeAllocatesNothing(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	var r Record
-	f.Add(r.Encode([]byte{1, 2, 3}))
+	f.Add(r.Encode(nil, []byte{1, 2, 3}))
 	f.Add([]byte{})
 	random := make([]byte, 2*RecordSize)
 	for i := range random {

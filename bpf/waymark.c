@@ -7,6 +7,7 @@
 #include "device.c"
 #include "drop.c"
 #include "free.c"
+#include "queue.c"
 
 /* The kernel needs a GPL-compatible licence for the helpers that read memory. */
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -14,5 +15,6 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* Types that user space wants generated. */
 const struct record *unused_record __attribute__((unused));
 const struct hook_stats *unused_stats __attribute__((unused));
+const struct queue_ext *unused_queue_ext __attribute__((unused));
 const enum hook *unused_hook __attribute__((unused));
 const enum record_flags *unused_flags __attribute__((unused));

@@ -16,14 +16,16 @@ import (
 type WaymarkHook uint32
 
 const (
-	WaymarkHookHOOK_NONE         WaymarkHook = 0
-	WaymarkHookHOOK_TC_INGRESS   WaymarkHook = 1
-	WaymarkHookHOOK_TC_EGRESS    WaymarkHook = 2
-	WaymarkHookHOOK_KFREE_SKB    WaymarkHook = 3
-	WaymarkHookHOOK_CONSUME_SKB  WaymarkHook = 4
-	WaymarkHookHOOK_KFREE_SKBMEM WaymarkHook = 5
-	WaymarkHookHOOK_SKB_CLONE    WaymarkHook = 6
-	WaymarkHookHOOK_MAX          WaymarkHook = 32
+	WaymarkHookHOOK_NONE          WaymarkHook = 0
+	WaymarkHookHOOK_TC_INGRESS    WaymarkHook = 1
+	WaymarkHookHOOK_TC_EGRESS     WaymarkHook = 2
+	WaymarkHookHOOK_KFREE_SKB     WaymarkHook = 3
+	WaymarkHookHOOK_CONSUME_SKB   WaymarkHook = 4
+	WaymarkHookHOOK_KFREE_SKBMEM  WaymarkHook = 5
+	WaymarkHookHOOK_SKB_CLONE     WaymarkHook = 6
+	WaymarkHookHOOK_QUEUE_ENTER   WaymarkHook = 7
+	WaymarkHookHOOK_QUEUE_VERDICT WaymarkHook = 8
+	WaymarkHookHOOK_MAX           WaymarkHook = 32
 )
 
 type WaymarkHookStats struct {
@@ -32,6 +34,16 @@ type WaymarkHookStats struct {
 	Lost      uint64
 	Untracked uint64
 	Seen      uint64
+}
+
+type WaymarkQueueExt struct {
+	_        structs.HostLayout
+	PacketId uint32
+	Depth    uint32
+	Maxlen   uint32
+	Queue    uint16
+	NfHook   uint8
+	Pf       uint8
 }
 
 type WaymarkRecord struct {
@@ -114,11 +126,15 @@ const (
 	WaymarkProgConsumeSkb            = "consume_skb"
 	WaymarkProgFentryKfreeSkbmem     = "fentry_kfree_skbmem"
 	WaymarkProgFentryNapiSkbCachePut = "fentry_napi_skb_cache_put"
+	WaymarkProgFentryNfqnlEnqueue    = "fentry_nfqnl_enqueue"
+	WaymarkProgFentryNfqnlReinject   = "fentry_nfqnl_reinject"
 	WaymarkProgFexitSkbClone         = "fexit_skb_clone"
 	WaymarkProgFexitSkbCopy          = "fexit_skb_copy"
 	WaymarkProgKfreeSkb              = "kfree_skb"
 	WaymarkProgKprobeKfreeSkbmem     = "kprobe_kfree_skbmem"
 	WaymarkProgKprobeNapiSkbCachePut = "kprobe_napi_skb_cache_put"
+	WaymarkProgKprobeNfqnlEnqueue    = "kprobe_nfqnl_enqueue"
+	WaymarkProgKprobeNfqnlReinject   = "kprobe_nfqnl_reinject"
 	WaymarkProgTcEgress              = "tc_egress"
 	WaymarkProgTcIngress             = "tc_ingress"
 	WaymarkVarHasLocation            = "has_location"
@@ -128,6 +144,7 @@ const (
 	WaymarkVarTracked                = "tracked"
 	WaymarkVarUnusedFlags            = "unused_flags"
 	WaymarkVarUnusedHook             = "unused_hook"
+	WaymarkVarUnusedQueueExt         = "unused_queue_ext"
 	WaymarkVarUnusedRecord           = "unused_record"
 	WaymarkVarUnusedStats            = "unused_stats"
 )
@@ -177,11 +194,15 @@ type WaymarkProgramSpecs struct {
 	ConsumeSkb            *ebpf.ProgramSpec `ebpf:"consume_skb"`
 	FentryKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"fentry_kfree_skbmem"`
 	FentryNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"fentry_napi_skb_cache_put"`
+	FentryNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_enqueue"`
+	FentryNfqnlReinject   *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_reinject"`
 	FexitSkbClone         *ebpf.ProgramSpec `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.ProgramSpec `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.ProgramSpec `ebpf:"kfree_skb"`
 	KprobeKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"kprobe_napi_skb_cache_put"`
+	KprobeNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_enqueue"`
+	KprobeNfqnlReinject   *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_reinject"`
 	TcEgress              *ebpf.ProgramSpec `ebpf:"tc_egress"`
 	TcIngress             *ebpf.ProgramSpec `ebpf:"tc_ingress"`
 }
@@ -201,15 +222,16 @@ type WaymarkMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkVariableSpecs struct {
-	HasLocation  *ebpf.VariableSpec `ebpf:"has_location"`
-	HasReason    *ebpf.VariableSpec `ebpf:"has_reason"`
-	LimitNetns   *ebpf.VariableSpec `ebpf:"limit_netns"`
-	Snaplen      *ebpf.VariableSpec `ebpf:"snaplen"`
-	Tracked      *ebpf.VariableSpec `ebpf:"tracked"`
-	UnusedFlags  *ebpf.VariableSpec `ebpf:"unused_flags"`
-	UnusedHook   *ebpf.VariableSpec `ebpf:"unused_hook"`
-	UnusedRecord *ebpf.VariableSpec `ebpf:"unused_record"`
-	UnusedStats  *ebpf.VariableSpec `ebpf:"unused_stats"`
+	HasLocation    *ebpf.VariableSpec `ebpf:"has_location"`
+	HasReason      *ebpf.VariableSpec `ebpf:"has_reason"`
+	LimitNetns     *ebpf.VariableSpec `ebpf:"limit_netns"`
+	Snaplen        *ebpf.VariableSpec `ebpf:"snaplen"`
+	Tracked        *ebpf.VariableSpec `ebpf:"tracked"`
+	UnusedFlags    *ebpf.VariableSpec `ebpf:"unused_flags"`
+	UnusedHook     *ebpf.VariableSpec `ebpf:"unused_hook"`
+	UnusedQueueExt *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
+	UnusedRecord   *ebpf.VariableSpec `ebpf:"unused_record"`
+	UnusedStats    *ebpf.VariableSpec `ebpf:"unused_stats"`
 }
 
 // WaymarkObjects contains all objects after they have been loaded into the kernel.
@@ -253,15 +275,16 @@ func (m *WaymarkMaps) Close() error {
 //
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkVariables struct {
-	HasLocation  *ebpf.Variable `ebpf:"has_location"`
-	HasReason    *ebpf.Variable `ebpf:"has_reason"`
-	LimitNetns   *ebpf.Variable `ebpf:"limit_netns"`
-	Snaplen      *ebpf.Variable `ebpf:"snaplen"`
-	Tracked      *ebpf.Variable `ebpf:"tracked"`
-	UnusedFlags  *ebpf.Variable `ebpf:"unused_flags"`
-	UnusedHook   *ebpf.Variable `ebpf:"unused_hook"`
-	UnusedRecord *ebpf.Variable `ebpf:"unused_record"`
-	UnusedStats  *ebpf.Variable `ebpf:"unused_stats"`
+	HasLocation    *ebpf.Variable `ebpf:"has_location"`
+	HasReason      *ebpf.Variable `ebpf:"has_reason"`
+	LimitNetns     *ebpf.Variable `ebpf:"limit_netns"`
+	Snaplen        *ebpf.Variable `ebpf:"snaplen"`
+	Tracked        *ebpf.Variable `ebpf:"tracked"`
+	UnusedFlags    *ebpf.Variable `ebpf:"unused_flags"`
+	UnusedHook     *ebpf.Variable `ebpf:"unused_hook"`
+	UnusedQueueExt *ebpf.Variable `ebpf:"unused_queue_ext"`
+	UnusedRecord   *ebpf.Variable `ebpf:"unused_record"`
+	UnusedStats    *ebpf.Variable `ebpf:"unused_stats"`
 }
 
 // WaymarkPrograms contains all programs after they have been loaded into the kernel.
@@ -271,11 +294,15 @@ type WaymarkPrograms struct {
 	ConsumeSkb            *ebpf.Program `ebpf:"consume_skb"`
 	FentryKfreeSkbmem     *ebpf.Program `ebpf:"fentry_kfree_skbmem"`
 	FentryNapiSkbCachePut *ebpf.Program `ebpf:"fentry_napi_skb_cache_put"`
+	FentryNfqnlEnqueue    *ebpf.Program `ebpf:"fentry_nfqnl_enqueue"`
+	FentryNfqnlReinject   *ebpf.Program `ebpf:"fentry_nfqnl_reinject"`
 	FexitSkbClone         *ebpf.Program `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.Program `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.Program `ebpf:"kfree_skb"`
 	KprobeKfreeSkbmem     *ebpf.Program `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.Program `ebpf:"kprobe_napi_skb_cache_put"`
+	KprobeNfqnlEnqueue    *ebpf.Program `ebpf:"kprobe_nfqnl_enqueue"`
+	KprobeNfqnlReinject   *ebpf.Program `ebpf:"kprobe_nfqnl_reinject"`
 	TcEgress              *ebpf.Program `ebpf:"tc_egress"`
 	TcIngress             *ebpf.Program `ebpf:"tc_ingress"`
 }
@@ -285,11 +312,15 @@ func (p *WaymarkPrograms) Close() error {
 		p.ConsumeSkb,
 		p.FentryKfreeSkbmem,
 		p.FentryNapiSkbCachePut,
+		p.FentryNfqnlEnqueue,
+		p.FentryNfqnlReinject,
 		p.FexitSkbClone,
 		p.FexitSkbCopy,
 		p.KfreeSkb,
 		p.KprobeKfreeSkbmem,
 		p.KprobeNapiSkbCachePut,
+		p.KprobeNfqnlEnqueue,
+		p.KprobeNfqnlReinject,
 		p.TcEgress,
 		p.TcIngress,
 	)

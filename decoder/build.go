@@ -32,10 +32,13 @@ type branch struct {
 	last   tuple
 	seen   bool // last is set
 	mark   uint32
-	drop   *Drop    // real loss
-	fate   *fateRow // why the free as a drop was none
-	freed  string   // symbol that freed it after normal use
-	freedT uint64   // when, ns since the start
+	drop   *Drop       // real loss
+	fate   *fateRow    // why the free as a drop was none
+	wait   *queueWait  // it is in a queue
+	judged bool        // a queue's verdict was to drop it
+	lb     *LBDecision // what the balancer behind that queue decided, if known
+	freed  string      // symbol that freed it after normal use
+	freedT uint64      // when, ns since the start
 }
 
 // build makes the journey of o.
@@ -104,6 +107,10 @@ func (b *builder) event(e *event) {
 		b.device(br, e)
 	case bpf.HookKfreeSkb:
 		b.dropped(br, e)
+	case bpf.HookQueueEnter:
+		b.enqueued(br, e)
+	case bpf.HookQueueVerdict:
+		b.returned(br, e)
 	case bpf.HookSkbClone:
 		b.copied(br, e)
 	case bpf.HookConsumeSkb:
@@ -239,7 +246,9 @@ func (b *builder) dropped(br *branch, e *event) {
 		return
 	}
 	if br.dev != nil && f.sameNetns {
-		if e.rec.Mark != br.mark || f.inQueue() {
+		if br.judged {
+			f.lb = br.lb
+		} else if e.rec.Mark != br.mark || f.inQueue() {
 			f.lb = b.lbHop(br, br.dev, e, f.inQueue())
 		}
 		if f.routed() {

@@ -27,20 +27,19 @@ type Context struct {
 // Session is the first thing in every stream: who recorded, when, and the
 // options that shape the output, so that replay prints what live printed.
 type Session struct {
-	Version      string   `json:"version"`                 // waymark's
-	Format       int      `json:"format"`                  // version of the record layout, 1
-	Node         string   `json:"node"`                    // node name
-	Kernel       string   `json:"kernel"`                  // uname -r
-	WallOffset   int64    `json:"wall_offset_ns"`          // wall clock minus boot clock, ns
-	Filter       []string `json:"filter,omitempty"`        // as typed
-	FollowReply  bool     `json:"follow_reply,omitempty"`  //
-	Limit        int      `json:"limit,omitempty"`         // stop after that many journeys
-	Mark         uint32   `json:"mark,omitempty"`          // show only journeys that had (mark & MarkMask) == Mark somewhere
-	MarkMask     uint32   `json:"mark_mask,omitempty"`     // 0: no mark filter
-	Hooks        []string `json:"hooks,omitempty"`         // hooks attached, by name
-	ExactFrees   bool     `json:"exact_frees,omitempty"`   // the end of every skb is seen (HOOK_KFREE_SKBMEM)
-	SnapLen      int      `json:"snaplen,omitempty"`       // bytes of packet kept per record
-	QueueVisible bool     `json:"queue_visible,omitempty"` // queue hooks attached
+	Version     string   `json:"version"`                // waymark's
+	Format      int      `json:"format"`                 // version of the record layout, 1
+	Node        string   `json:"node"`                   // node name
+	Kernel      string   `json:"kernel"`                 // uname -r
+	WallOffset  int64    `json:"wall_offset_ns"`         // wall clock minus boot clock, ns
+	Filter      []string `json:"filter,omitempty"`       // as typed
+	FollowReply bool     `json:"follow_reply,omitempty"` //
+	Limit       int      `json:"limit,omitempty"`        // stop after that many journeys
+	Mark        uint32   `json:"mark,omitempty"`         // show only journeys that had (mark & MarkMask) == Mark somewhere
+	MarkMask    uint32   `json:"mark_mask,omitempty"`    // 0: no mark filter
+	Hooks       []string `json:"hooks,omitempty"`        // hooks attached, by name
+	ExactFrees  bool     `json:"exact_frees,omitempty"`  // the end of every skb is seen (HOOK_KFREE_SKBMEM)
+	SnapLen     int      `json:"snaplen,omitempty"`      // bytes of packet kept per record
 }
 
 // Namespace names a network namespace.

@@ -26,6 +26,7 @@ const (
 	GroupDevice = "device"
 	GroupLB     = "lb"
 	GroupRoute  = "route"
+	GroupQueue  = "queue"
 	GroupBridge = "bridge"
 	GroupDrop   = "drop"
 	GroupFree   = "free"
@@ -195,6 +196,7 @@ type Status struct {
 // endPlace is where the packet was last, for the line that tells the outcome.
 type endPlace struct {
 	netns, dev string     // the pod's name stands for the namespace's where it has one
+	queue      *int       // it still waits there
 	local      netip.Addr // delivered because this address is the namespace's own
 	t          uint64     // ns since the start
 }

@@ -113,7 +113,7 @@ func (b *builder) outcome() {
 // arrived tells whether the packet entered the namespace that has its
 // destination, as the last that was seen of it.
 func (b *builder) arrived(br *branch) bool {
-	if br.dev == nil || !br.own || bpf.Hook(br.dev.rec.Hook) != bpf.HookTCIngress {
+	if br.dev == nil || !br.own || br.wait != nil || bpf.Hook(br.dev.rec.Hook) != bpf.HookTCIngress {
 		return false
 	}
 	for _, v := range b.w.viewsOf(br.dev.view, br.dev.rec.Netns) {
@@ -140,6 +140,9 @@ func (b *builder) ended(br *branch, out Outcome) {
 		netns = pod
 	}
 	e.netns = netns
+	if br.wait != nil {
+		e.queue, e.t = &br.wait.number, br.wait.since-b.j.seq.start
+	}
 	if out == Forwarded {
 		e.dev = b.w.deviceName(br.dev.view, br.dev.rec.Netns, br.dev.rec.Ifindex)
 	}

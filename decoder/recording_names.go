@@ -95,7 +95,7 @@ func (n *recordedNames) interfaceDescription(netns uint32, l3 bool) string {
 
 // appendSentence adds the sentence that stands beside a packet in Wireshark.
 // place is NETNS/DEV.
-func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, place string) []byte {
+func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, ext []byte, place string) []byte {
 	switch bpf.Hook(r.Hook) {
 	case bpf.HookTCIngress:
 		b = append(b, "ingress "...)
@@ -119,6 +119,17 @@ func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, place string) []
 	case bpf.HookSkbClone:
 		b = append(b, "copied from trail "...)
 		b = strconv.AppendUint(b, r.Parent, 10)
+		b = append(b, ", "...)
+	case bpf.HookQueueEnter:
+		b = append(b, "enters queue "...)
+		var q bpf.QueueExt
+		if q.Decode(ext) == nil {
+			b = strconv.AppendUint(b, uint64(q.Queue), 10)
+		}
+		b = append(b, ", "...)
+	case bpf.HookQueueVerdict:
+		b = append(b, "queue's verdict: "...)
+		b = append(b, nfVerdict(r.Verdict)...)
 		b = append(b, ", "...)
 	default:
 		b = append(b, "hook "...)

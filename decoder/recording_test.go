@@ -117,7 +117,7 @@ func journeyItems() []any {
 		if change != nil {
 			change(&r)
 		}
-		return r.Encode(snap)
+		return r.Encode(nil, snap)
 	}
 	withExt := rec(6, bpf.HookSkbClone, func(r *bpf.Record) { r.Parent = 42; r.Trail = 43 }, frame[:60])
 	withExt = append(withExt[:bpf.RecordSize:bpf.RecordSize], append([]byte("hookpart"), withExt[bpf.RecordSize:]...)...)

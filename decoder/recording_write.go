@@ -127,7 +127,7 @@ func (r *Recorder) writePacket(raw, snapshot []byte) error {
 	if err := r.hold(recordingHeader{kind: kindPacket, flags: flags}, raw[:head], raw[head+len(snapshot):]); err != nil {
 		return err
 	}
-	r.comment = r.now.appendSentence(r.comment[:0], &r.record, at.name)
+	r.comment = r.now.appendSentence(r.comment[:0], &r.record, r.record.Ext(raw), at.name)
 
 	p := &r.packet
 	p.Interface = at.number

@@ -150,7 +150,7 @@ func (s *Stitcher) Record(raw []byte) error {
 		return fmt.Errorf("stitching: %w", err)
 	}
 	s.stats.Records++
-	if s.take(&s.rec, snap) && s.count > s.opt.MaxOpen {
+	if s.take(&s.rec, s.rec.Ext(raw), snap) && s.count > s.opt.MaxOpen {
 		s.evict()
 	}
 	s.advance(s.rec.TimeNs)
@@ -172,13 +172,13 @@ func (s *Stitcher) oldest() uint64 {
 }
 
 // take files the record under its journey and reports whether that is new.
-func (s *Stitcher) take(r *bpf.Record, snap []byte) bool {
+func (s *Stitcher) take(r *bpf.Record, ext, snap []byte) bool {
 	s.frags.note(r)
 	o, fresh := s.journey(r)
 	if o == nil {
 		return false
 	}
-	if !o.add(r, snap, s.world.at(r.Netns)) {
+	if !o.add(r, ext, snap, s.world.at(r.Netns)) {
 		return false
 	}
 	if r.Flags&bpf.FlagEnd != 0 {
@@ -276,10 +276,10 @@ func (s *Stitcher) join(o *openJourney, r *bpf.Record) {
 // merge moves the events of a copy's own journey into its parent's.
 func (s *Stitcher) merge(p, o *openJourney) {
 	s.unlink(o)
-	base := uint32(len(p.snaps))
-	p.snaps = append(p.snaps, o.snaps...)
+	base := uint32(len(p.data))
+	p.data = append(p.data, o.data...)
 	for _, e := range o.events {
-		e.snap += base
+		e.data += base
 		p.events = append(p.events, e)
 	}
 	for _, t := range o.trails {
@@ -403,7 +403,7 @@ func (s *Stitcher) release(o *openJourney) {
 		return
 	}
 	clear(o.events)
-	*o = openJourney{events: o.events[:0], snaps: o.snaps[:0], trails: o.trails[:0]}
+	*o = openJourney{events: o.events[:0], data: o.data[:0], trails: o.trails[:0]}
 	s.free = append(s.free, o)
 }
 

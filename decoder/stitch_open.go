@@ -15,7 +15,7 @@ type openJourney struct {
 	loose       uint64 // number of a journey without a trail; else 0
 	start, last uint64 // ns: first record; the stream's time at the latest one
 	events      []event
-	snaps       []byte // snapshots of all events
+	data        []byte // of all events: hook parts and snapshots
 	trails      []trailState
 	live        int // trails that have not ended
 	incomplete  bool
@@ -29,7 +29,7 @@ type openJourney struct {
 type event struct {
 	rec  bpf.Record
 	view *view  // of rec's namespace when the record came
-	snap uint32 // offset in openJourney.snaps, length is rec.SnapLen
+	data uint32 // offset in openJourney.data of rec.ExtLen bytes of the hook's and rec.SnapLen of the packet
 }
 
 // trailState is one packet of a journey: the root or a copy.
@@ -40,13 +40,13 @@ type trailState struct {
 }
 
 // add keeps a record; false: the journey is full.
-func (o *openJourney) add(r *bpf.Record, snap []byte, v *view) bool {
+func (o *openJourney) add(r *bpf.Record, ext, snap []byte, v *view) bool {
 	if len(o.events) >= maxEvents {
 		o.cut()
 		return false
 	}
-	o.events = append(o.events, event{rec: *r, view: v, snap: uint32(len(o.snaps))})
-	o.snaps = append(o.snaps, snap...)
+	o.events = append(o.events, event{rec: *r, view: v, data: uint32(len(o.data))})
+	o.data = append(append(o.data, ext...), snap...)
 	return true
 }
 
@@ -89,8 +89,12 @@ func (o *openJourney) note(n string) {
 }
 
 func (o *openJourney) snapshot(e *event) []byte {
-	return o.snaps[e.snap : e.snap+uint32(e.rec.SnapLen)]
+	at := e.data + uint32(e.rec.ExtLen)
+	return o.data[at : at+uint32(e.rec.SnapLen)]
 }
+
+// ext is what e's hook adds to a record.
+func (o *openJourney) ext(e *event) []byte { return o.data[e.data : e.data+uint32(e.rec.ExtLen)] }
 
 func (o *openJourney) key() sortKey { return sortKey{o.start, o.root} }
 

@@ -71,7 +71,7 @@ type packet struct {
 	rec      bpf.Record
 	now      uint64 // ns
 	from, to uint32 // device indexes its Ethernet header names
-	app      []byte
+	app, ext []byte
 }
 
 // tcp starts a packet at ns after base on a new trail.
@@ -113,7 +113,7 @@ func (p *packet) write(hook bpf.Hook, ns, dev uint32) *packet {
 	p.rec.Hook, p.rec.TimeNs, p.rec.Netns, p.rec.Ifindex = uint16(hook), p.now, ns, dev
 	frame := p.frame()
 	p.rec.Len = uint32(len(frame))
-	p.s.add(p.rec.Encode(frame[:min(len(frame), 96)]))
+	p.s.add(p.rec.Encode(p.ext, frame[:min(len(frame), 96)]))
 	p.rec.Flags &^= bpf.FlagStart
 	return p
 }

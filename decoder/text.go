@@ -120,6 +120,9 @@ func (w *TextWriter) last(j *Journey, width int) {
 		}
 	default:
 		what = w.color(yellow, "open: its end was not seen")
+		if end.queue != nil {
+			what = w.color(yellow, fmt.Sprintf("open: it still waits in queue %d", *end.queue))
+		}
 	}
 	w.line(end.t, cmp.Or(end.netns, j.Node), width, what, "")
 }
@@ -189,6 +192,8 @@ func (w *TextWriter) hop(h *Hop) string {
 		if d.Contradiction != "" {
 			s += w.color(yellow, "; contradiction: "+d.Contradiction)
 		}
+	case *QueueDetail:
+		s = d.text(h.Verdict)
 	case *BridgeDetail:
 		s = "bridge " + d.Bridge + " forwards"
 	case *CopyDetail:

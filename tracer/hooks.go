@@ -28,7 +28,7 @@ type Attachment struct {
 // HookRow is one row of the hook table.
 type HookRow struct {
 	Name  string
-	Group string // what --hooks selects: device, drop, free
+	Group string // what --hooks selects
 	Hook  bpf.Hook
 	// Attach lists the ways to attach it, best first.
 	Attach []Attachment
@@ -38,7 +38,7 @@ type HookRow struct {
 }
 
 // Groups in the order help lists them.
-var Groups = []string{"device", "drop", "free"}
+var Groups = []string{"device", "queue", "drop", "free"}
 
 // Hooks is the hook table: every hook once. Attaching, `waymark doctor` and
 // the tests walk it. A new hook is a function in bpf/*.c, a row here, a case
@@ -63,6 +63,26 @@ var Hooks = []HookRow{
 		Tells: "a packet leaves by a device, with its mark",
 		Lost:  "where packets leave devices",
 		Cost:  "the filter, per packet on the chosen devices",
+	},
+	{
+		Name: "nfqueue_enter", Group: "queue", Hook: bpf.HookQueueEnter,
+		Attach: []Attachment{
+			{BackendFentry, "fentry_nfqnl_enqueue", "__nfqnl_enqueue_packet"},
+			{BackendKprobe, "kprobe_nfqnl_enqueue", "__nfqnl_enqueue_packet"},
+		},
+		Tells: "a packet begins to wait in an NFQUEUE: its number, how many wait before it, how many may",
+		Lost:  "which queue a packet waited in, and how full it was",
+		Cost:  "one load, per queued packet",
+	},
+	{
+		Name: "nfqueue_verdict", Group: "queue", Hook: bpf.HookQueueVerdict,
+		Attach: []Attachment{
+			{BackendFentry, "fentry_nfqnl_reinject", "nfqnl_reinject"},
+			{BackendKprobe, "kprobe_nfqnl_reinject", "nfqnl_reinject"},
+		},
+		Tells: "a packet comes back from an NFQUEUE: verdict, mark, how long it waited",
+		Lost:  "how long packets wait in queues, and when they got their mark",
+		Cost:  "one load, per queued packet",
 	},
 	{
 		Name: "kfree_skb", Group: "drop", Hook: bpf.HookKfreeSkb,

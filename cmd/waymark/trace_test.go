@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"testing"
 
 	"waymark/scenarios"
+	"waymark/tracer"
 )
 
 // identifiers of the lab's targets, whose marks are 5000 more, by Maglev index.
@@ -65,6 +67,8 @@ func TestTraceFollowsAConnectionThroughMeridio(t *testing.T) {
 				t.Errorf("mark %d on the way out of lb, want %d", m, 5001+index)
 			}
 
+			checkQueueHops(t, syn)
+
 			synack := find(all, func(j *journey) bool { return j.Packet.Flags == "S." })
 			if synack == nil {
 				t.Fatal("no journey of the SYN-ACK")
@@ -94,6 +98,47 @@ func TestTraceFollowsAConnectionThroughMeridio(t *testing.T) {
 			checkWithWireshark(t, file)
 		})
 	}
+}
+
+// checkQueueHops wants, where this kernel shows them, the packet's stay in the
+// balancer's queue around what the balancer decided.
+func checkQueueHops(t *testing.T, syn *journey) {
+	t.Helper()
+	var got []string
+	for _, h := range syn.Hops {
+		if h.Group == "queue" || h.Group == "lb" {
+			got = append(got, h.Group+"/"+h.Hook)
+		}
+		if q, ok := h.Detail["queue"].(float64); h.Group == "queue" && (!ok || q < 0 || q > 3) {
+			t.Errorf("%s in queue %v, the lab has 0 to 3", h.Hook, h.Detail["queue"])
+		}
+		if h.Hook == "verdict" && (h.Verdict != "accept" || h.Detail["wait_ns"].(float64) <= 0) {
+			t.Errorf("verdict %s after %v ns, want accept after some time", h.Verdict, h.Detail["wait_ns"])
+		}
+	}
+	want := []string{"queue/enqueue", "lb/decide", "queue/verdict"}
+	if !hookAvailable(t, "nfqueue_enter") {
+		t.Logf("this kernel does not show queues: doctor says so")
+		want = []string{"lb/decide"}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("hops %v, want %v", got, want)
+	}
+}
+
+// hookAvailable asks doctor.
+func hookAvailable(t *testing.T, name string) bool {
+	t.Helper()
+	out, stderr, _ := run0(t, "doctor", "-o", "json")
+	var r tracer.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("doctor: %v: %s", err, stderr)
+	}
+	i := slices.IndexFunc(r.Hooks, func(h tracer.HookStatus) bool { return h.Name == name })
+	if i < 0 {
+		t.Fatalf("doctor does not know %s", name)
+	}
+	return r.Hooks[i].Available
 }
 
 // repeats tells whether TCP refused the journey's packet as one of those
