@@ -6,4 +6,4 @@
 // It refuses to load, attach or read anything: that is package tracer's.
 package bpf
 
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -type record -type hook_stats -type queue_ext -type hook -type record_flags -go-package bpf Waymark waymark.c -- -O2 -g -Wall -Werror -mcpu=v3 -D__BPF_TRACING__
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -type record -type hook_stats -type queue_ext -type ipvs_ext -type ipvs_flags -type hook -type record_flags -go-package bpf Waymark waymark.c -- -O2 -g -Wall -Werror -mcpu=v3 -D__BPF_TRACING__

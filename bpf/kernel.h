@@ -166,6 +166,45 @@ struct nfqnl_instance {
 	unsigned int id_sequence;
 } CORE;
 
+/* include/net/ip_vs.h; types of the module ip_vs */
+struct ip_vs_scheduler {
+	char *name;
+} CORE;
+
+struct ip_vs_service {
+	struct ip_vs_scheduler *scheduler;
+} CORE;
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct ip_vs_dest {
+	atomic_t weight;
+	struct ip_vs_service *svc;
+} CORE;
+
+union nf_inet_addr {
+	__u32 all[4];
+} CORE;
+
+struct ip_vs_conn {
+	__be16 cport;
+	__be16 dport;
+	__be16 vport;
+	__u16 af;
+	union nf_inet_addr caddr;
+	union nf_inet_addr vaddr;
+	union nf_inet_addr daddr;
+	__u32 flags;
+	__u16 protocol;
+	__u16 daf;
+	__u16 state;
+	__u32 fwmark;
+	atomic_t in_pkts;
+	struct ip_vs_dest *dest;
+} CORE;
+
 struct task_struct {
 	int tgid;
 } CORE;

@@ -20,6 +20,9 @@ type HookStats = WaymarkHookStats
 // QueueExt is what records of the queue group carry besides (struct queue_ext).
 type QueueExt = WaymarkQueueExt
 
+// IPVSExt is what records of the ipvs group carry besides (struct ipvs_ext).
+type IPVSExt = WaymarkIpvsExt
+
 // RecordSize is the size of the header in bytes.
 const RecordSize = int(unsafe.Sizeof(Record{}))
 
@@ -36,6 +39,8 @@ const (
 	HookConsumeSkb   = WaymarkHookHOOK_CONSUME_SKB
 	HookKfreeSkbmem  = WaymarkHookHOOK_KFREE_SKBMEM
 	HookSkbClone     = WaymarkHookHOOK_SKB_CLONE
+	HookIPVSForward  = WaymarkHookHOOK_IPVS_FORWARD
+	HookIPVSReply    = WaymarkHookHOOK_IPVS_REPLY
 	HookMax          = WaymarkHookHOOK_MAX
 )
 
@@ -78,20 +83,30 @@ func (r *Record) Encode(ext, snapshot []byte) []byte {
 	return append(raw, snapshot...)
 }
 
-// Decode fills q from a record's hook part. It fails if that is too short; a
-// longer one is of a newer waymark, whose additions are left out.
-func (q *QueueExt) Decode(ext []byte) error {
-	if len(ext) < int(unsafe.Sizeof(*q)) {
-		return fmt.Errorf("queue part of a record has %d bytes, not %d", len(ext), unsafe.Sizeof(*q))
+// Ext is what records of some groups carry besides.
+type Ext interface{ QueueExt | IPVSExt }
+
+// DecodeExt reads a record's hook part. It fails if that is too short; of a
+// longer one, which a newer waymark wrote, it takes what it knows.
+func DecodeExt[T Ext](ext []byte) (x T, err error) {
+	size := int(unsafe.Sizeof(x))
+	if len(ext) < size {
+		return x, fmt.Errorf("the hook's part of a record has %d bytes, not %d", len(ext), size)
 	}
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(q)), unsafe.Sizeof(*q)), ext)
-	return nil
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&x)), size), ext)
+	return x, nil
 }
 
-// Encode returns q as the kernel writes it.
-func (q *QueueExt) Encode() []byte {
-	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(q)), unsafe.Sizeof(*q))...)
+// EncodeExt returns x as the kernel writes it.
+func EncodeExt[T Ext](x T) []byte {
+	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&x)), unsafe.Sizeof(x))...)
 }
+
+// What is special about an IPVS connection (enum ipvs_flags).
+const (
+	IPVSNew  = uint8(WaymarkIpvsFlagsIPVS_NEW)
+	IPVSDest = uint8(WaymarkIpvsFlagsIPVS_DEST)
+)
 
 // SrcAddr is the source address, IPv4 as IPv4; invalid if the packet is not IP.
 func (r *Record) SrcAddr() netip.Addr { return r.addr(r.Src) }

@@ -3,7 +3,7 @@
  * record.h: the one record every hook writes.
  *
  * A record is this fixed header, then ext_len bytes that belong to the hook
- * (struct queue_ext for the queue group, nothing for the others), then
+ * (struct queue_ext and ipvs_ext for those groups, nothing for the others), then
  * snap_len bytes of the packet. User
  * space reads the same layout through the Go type that bpf2go makes of it, so
  * every field has its natural alignment and there is no hidden padding.
@@ -26,6 +26,8 @@ enum hook {
 	HOOK_SKB_CLONE = 6, /* free group: a clone or copy was made; trail is the child's */
 	HOOK_QUEUE_ENTER = 7,	/* queue group: the packet is given to an NFQUEUE */
 	HOOK_QUEUE_VERDICT = 8, /* queue group: it comes back, with verdict and mark */
+	HOOK_IPVS_FORWARD = 9,	/* ipvs group: the director sends the packet to a destination */
+	HOOK_IPVS_REPLY = 10,	/* ipvs group: a reply gets the service's address back (masq) */
 	HOOK_MAX = 32,		/* size of the per-hook counters; room for later groups */
 };
 
@@ -87,6 +89,35 @@ struct queue_ext {
 	__u16 queue;	 /* NFQUEUE number (HOOK_QUEUE_ENTER) */
 	__u8 nf_hook;	 /* enum nf_inet_hooks: 0 PREROUTING ... 4 POSTROUTING */
 	__u8 pf;	 /* protocol family: 2 IPv4, 10 IPv6, 7 bridge */
+};
+
+/* What is special about an IPVS connection. */
+enum ipvs_flags {
+	IPVS_NEW = 1 << 0,  /* this is its first packet */
+	IPVS_DEST = 1 << 1, /* weight and scheduler are known */
+};
+
+/*
+ * What the ipvs group adds: the connection (struct ip_vs_conn). Addresses and
+ * ports as on the wire, IPv4 in the first four bytes.
+ */
+struct ipvs_ext {
+	__u8 caddr[16];	    /* client */
+	__u8 vaddr[16];	    /* service */
+	__u8 daddr[16];	    /* destination (realserver) */
+	__u8 scheduler[16]; /* name, ends with a zero byte */
+	__be16 cport;
+	__be16 vport;
+	__be16 dport;
+	__u16 protocol;
+	__u32 fwmark; /* of a service by fwmark; 0: none */
+	__s32 weight; /* of the destination */
+	__u16 state;  /* IP_VS_TCP_S_* and the like, before this packet */
+	__u8 af;      /* of client and service: 2 or 10 */
+	__u8 daf;     /* of the destination */
+	__u8 method;  /* IP_VS_CONN_F_FWD_MASK: 0 masq, 1 local, 2 tunnel, 3 direct, 4 bypass */
+	__u8 flags;   /* enum ipvs_flags */
+	__u16 pad;
 };
 
 /* Per CPU and hook: what was written and what was lost. Read live. */

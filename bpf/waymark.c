@@ -8,6 +8,7 @@
 #include "drop.c"
 #include "free.c"
 #include "queue.c"
+#include "ipvs.c"
 
 /* The kernel needs a GPL-compatible licence for the helpers that read memory. */
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -16,5 +17,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const struct record *unused_record __attribute__((unused));
 const struct hook_stats *unused_stats __attribute__((unused));
 const struct queue_ext *unused_queue_ext __attribute__((unused));
+const struct ipvs_ext *unused_ipvs_ext __attribute__((unused));
+const enum ipvs_flags *unused_ipvs_flags __attribute__((unused));
 const enum hook *unused_hook __attribute__((unused));
 const enum record_flags *unused_flags __attribute__((unused));

@@ -25,6 +25,8 @@ const (
 	WaymarkHookHOOK_SKB_CLONE     WaymarkHook = 6
 	WaymarkHookHOOK_QUEUE_ENTER   WaymarkHook = 7
 	WaymarkHookHOOK_QUEUE_VERDICT WaymarkHook = 8
+	WaymarkHookHOOK_IPVS_FORWARD  WaymarkHook = 9
+	WaymarkHookHOOK_IPVS_REPLY    WaymarkHook = 10
 	WaymarkHookHOOK_MAX           WaymarkHook = 32
 )
 
@@ -35,6 +37,33 @@ type WaymarkHookStats struct {
 	Untracked uint64
 	Seen      uint64
 }
+
+type WaymarkIpvsExt struct {
+	_         structs.HostLayout
+	Caddr     [16]uint8
+	Vaddr     [16]uint8
+	Daddr     [16]uint8
+	Scheduler [16]uint8
+	Cport     uint16
+	Vport     uint16
+	Dport     uint16
+	Protocol  uint16
+	Fwmark    uint32
+	Weight    int32
+	State     uint16
+	Af        uint8
+	Daf       uint8
+	Method    uint8
+	Flags     uint8
+	Pad       uint16
+}
+
+type WaymarkIpvsFlags uint32
+
+const (
+	WaymarkIpvsFlagsIPVS_NEW  WaymarkIpvsFlags = 1
+	WaymarkIpvsFlagsIPVS_DEST WaymarkIpvsFlags = 2
+)
 
 type WaymarkQueueExt struct {
 	_        structs.HostLayout
@@ -124,6 +153,7 @@ const (
 	WaymarkMapTrailIds               = "trail_ids"
 	WaymarkMapTrails                 = "trails"
 	WaymarkProgConsumeSkb            = "consume_skb"
+	WaymarkProgFentryIpvsReply       = "fentry_ipvs_reply"
 	WaymarkProgFentryKfreeSkbmem     = "fentry_kfree_skbmem"
 	WaymarkProgFentryNapiSkbCachePut = "fentry_napi_skb_cache_put"
 	WaymarkProgFentryNfqnlEnqueue    = "fentry_nfqnl_enqueue"
@@ -131,10 +161,13 @@ const (
 	WaymarkProgFexitSkbClone         = "fexit_skb_clone"
 	WaymarkProgFexitSkbCopy          = "fexit_skb_copy"
 	WaymarkProgKfreeSkb              = "kfree_skb"
+	WaymarkProgKprobeIpvsReply       = "kprobe_ipvs_reply"
+	WaymarkProgKprobeIpvsXmit        = "kprobe_ipvs_xmit"
 	WaymarkProgKprobeKfreeSkbmem     = "kprobe_kfree_skbmem"
 	WaymarkProgKprobeNapiSkbCachePut = "kprobe_napi_skb_cache_put"
 	WaymarkProgKprobeNfqnlEnqueue    = "kprobe_nfqnl_enqueue"
 	WaymarkProgKprobeNfqnlReinject   = "kprobe_nfqnl_reinject"
+	WaymarkProgMultiIpvsXmit         = "multi_ipvs_xmit"
 	WaymarkProgTcEgress              = "tc_egress"
 	WaymarkProgTcIngress             = "tc_ingress"
 	WaymarkVarHasLocation            = "has_location"
@@ -144,6 +177,8 @@ const (
 	WaymarkVarTracked                = "tracked"
 	WaymarkVarUnusedFlags            = "unused_flags"
 	WaymarkVarUnusedHook             = "unused_hook"
+	WaymarkVarUnusedIpvsExt          = "unused_ipvs_ext"
+	WaymarkVarUnusedIpvsFlags        = "unused_ipvs_flags"
 	WaymarkVarUnusedQueueExt         = "unused_queue_ext"
 	WaymarkVarUnusedRecord           = "unused_record"
 	WaymarkVarUnusedStats            = "unused_stats"
@@ -192,6 +227,7 @@ type WaymarkSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkProgramSpecs struct {
 	ConsumeSkb            *ebpf.ProgramSpec `ebpf:"consume_skb"`
+	FentryIpvsReply       *ebpf.ProgramSpec `ebpf:"fentry_ipvs_reply"`
 	FentryKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"fentry_kfree_skbmem"`
 	FentryNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"fentry_napi_skb_cache_put"`
 	FentryNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_enqueue"`
@@ -199,10 +235,13 @@ type WaymarkProgramSpecs struct {
 	FexitSkbClone         *ebpf.ProgramSpec `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.ProgramSpec `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.ProgramSpec `ebpf:"kfree_skb"`
+	KprobeIpvsReply       *ebpf.ProgramSpec `ebpf:"kprobe_ipvs_reply"`
+	KprobeIpvsXmit        *ebpf.ProgramSpec `ebpf:"kprobe_ipvs_xmit"`
 	KprobeKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"kprobe_napi_skb_cache_put"`
 	KprobeNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_enqueue"`
 	KprobeNfqnlReinject   *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_reinject"`
+	MultiIpvsXmit         *ebpf.ProgramSpec `ebpf:"multi_ipvs_xmit"`
 	TcEgress              *ebpf.ProgramSpec `ebpf:"tc_egress"`
 	TcIngress             *ebpf.ProgramSpec `ebpf:"tc_ingress"`
 }
@@ -222,16 +261,18 @@ type WaymarkMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkVariableSpecs struct {
-	HasLocation    *ebpf.VariableSpec `ebpf:"has_location"`
-	HasReason      *ebpf.VariableSpec `ebpf:"has_reason"`
-	LimitNetns     *ebpf.VariableSpec `ebpf:"limit_netns"`
-	Snaplen        *ebpf.VariableSpec `ebpf:"snaplen"`
-	Tracked        *ebpf.VariableSpec `ebpf:"tracked"`
-	UnusedFlags    *ebpf.VariableSpec `ebpf:"unused_flags"`
-	UnusedHook     *ebpf.VariableSpec `ebpf:"unused_hook"`
-	UnusedQueueExt *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
-	UnusedRecord   *ebpf.VariableSpec `ebpf:"unused_record"`
-	UnusedStats    *ebpf.VariableSpec `ebpf:"unused_stats"`
+	HasLocation     *ebpf.VariableSpec `ebpf:"has_location"`
+	HasReason       *ebpf.VariableSpec `ebpf:"has_reason"`
+	LimitNetns      *ebpf.VariableSpec `ebpf:"limit_netns"`
+	Snaplen         *ebpf.VariableSpec `ebpf:"snaplen"`
+	Tracked         *ebpf.VariableSpec `ebpf:"tracked"`
+	UnusedFlags     *ebpf.VariableSpec `ebpf:"unused_flags"`
+	UnusedHook      *ebpf.VariableSpec `ebpf:"unused_hook"`
+	UnusedIpvsExt   *ebpf.VariableSpec `ebpf:"unused_ipvs_ext"`
+	UnusedIpvsFlags *ebpf.VariableSpec `ebpf:"unused_ipvs_flags"`
+	UnusedQueueExt  *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
+	UnusedRecord    *ebpf.VariableSpec `ebpf:"unused_record"`
+	UnusedStats     *ebpf.VariableSpec `ebpf:"unused_stats"`
 }
 
 // WaymarkObjects contains all objects after they have been loaded into the kernel.
@@ -275,16 +316,18 @@ func (m *WaymarkMaps) Close() error {
 //
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkVariables struct {
-	HasLocation    *ebpf.Variable `ebpf:"has_location"`
-	HasReason      *ebpf.Variable `ebpf:"has_reason"`
-	LimitNetns     *ebpf.Variable `ebpf:"limit_netns"`
-	Snaplen        *ebpf.Variable `ebpf:"snaplen"`
-	Tracked        *ebpf.Variable `ebpf:"tracked"`
-	UnusedFlags    *ebpf.Variable `ebpf:"unused_flags"`
-	UnusedHook     *ebpf.Variable `ebpf:"unused_hook"`
-	UnusedQueueExt *ebpf.Variable `ebpf:"unused_queue_ext"`
-	UnusedRecord   *ebpf.Variable `ebpf:"unused_record"`
-	UnusedStats    *ebpf.Variable `ebpf:"unused_stats"`
+	HasLocation     *ebpf.Variable `ebpf:"has_location"`
+	HasReason       *ebpf.Variable `ebpf:"has_reason"`
+	LimitNetns      *ebpf.Variable `ebpf:"limit_netns"`
+	Snaplen         *ebpf.Variable `ebpf:"snaplen"`
+	Tracked         *ebpf.Variable `ebpf:"tracked"`
+	UnusedFlags     *ebpf.Variable `ebpf:"unused_flags"`
+	UnusedHook      *ebpf.Variable `ebpf:"unused_hook"`
+	UnusedIpvsExt   *ebpf.Variable `ebpf:"unused_ipvs_ext"`
+	UnusedIpvsFlags *ebpf.Variable `ebpf:"unused_ipvs_flags"`
+	UnusedQueueExt  *ebpf.Variable `ebpf:"unused_queue_ext"`
+	UnusedRecord    *ebpf.Variable `ebpf:"unused_record"`
+	UnusedStats     *ebpf.Variable `ebpf:"unused_stats"`
 }
 
 // WaymarkPrograms contains all programs after they have been loaded into the kernel.
@@ -292,6 +335,7 @@ type WaymarkVariables struct {
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkPrograms struct {
 	ConsumeSkb            *ebpf.Program `ebpf:"consume_skb"`
+	FentryIpvsReply       *ebpf.Program `ebpf:"fentry_ipvs_reply"`
 	FentryKfreeSkbmem     *ebpf.Program `ebpf:"fentry_kfree_skbmem"`
 	FentryNapiSkbCachePut *ebpf.Program `ebpf:"fentry_napi_skb_cache_put"`
 	FentryNfqnlEnqueue    *ebpf.Program `ebpf:"fentry_nfqnl_enqueue"`
@@ -299,10 +343,13 @@ type WaymarkPrograms struct {
 	FexitSkbClone         *ebpf.Program `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.Program `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.Program `ebpf:"kfree_skb"`
+	KprobeIpvsReply       *ebpf.Program `ebpf:"kprobe_ipvs_reply"`
+	KprobeIpvsXmit        *ebpf.Program `ebpf:"kprobe_ipvs_xmit"`
 	KprobeKfreeSkbmem     *ebpf.Program `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.Program `ebpf:"kprobe_napi_skb_cache_put"`
 	KprobeNfqnlEnqueue    *ebpf.Program `ebpf:"kprobe_nfqnl_enqueue"`
 	KprobeNfqnlReinject   *ebpf.Program `ebpf:"kprobe_nfqnl_reinject"`
+	MultiIpvsXmit         *ebpf.Program `ebpf:"multi_ipvs_xmit"`
 	TcEgress              *ebpf.Program `ebpf:"tc_egress"`
 	TcIngress             *ebpf.Program `ebpf:"tc_ingress"`
 }
@@ -310,6 +357,7 @@ type WaymarkPrograms struct {
 func (p *WaymarkPrograms) Close() error {
 	return _WaymarkClose(
 		p.ConsumeSkb,
+		p.FentryIpvsReply,
 		p.FentryKfreeSkbmem,
 		p.FentryNapiSkbCachePut,
 		p.FentryNfqnlEnqueue,
@@ -317,10 +365,13 @@ func (p *WaymarkPrograms) Close() error {
 		p.FexitSkbClone,
 		p.FexitSkbCopy,
 		p.KfreeSkb,
+		p.KprobeIpvsReply,
+		p.KprobeIpvsXmit,
 		p.KprobeKfreeSkbmem,
 		p.KprobeNapiSkbCachePut,
 		p.KprobeNfqnlEnqueue,
 		p.KprobeNfqnlReinject,
+		p.MultiIpvsXmit,
 		p.TcEgress,
 		p.TcIngress,
 	)

@@ -35,6 +35,7 @@ type branch struct {
 	drop   *Drop       // real loss
 	fate   *fateRow    // why the free as a drop was none
 	wait   *queueWait  // it is in a queue
+	ipvs   *RouteQuery // the lookup that IPVS does for it
 	judged bool        // a queue's verdict was to drop it
 	lb     *LBDecision // what the balancer behind that queue decided, if known
 	freed  string      // symbol that freed it after normal use
@@ -111,6 +112,8 @@ func (b *builder) event(e *event) {
 		b.enqueued(br, e)
 	case bpf.HookQueueVerdict:
 		b.returned(br, e)
+	case bpf.HookIPVSForward, bpf.HookIPVSReply:
+		b.directed(br, e)
 	case bpf.HookSkbClone:
 		b.copied(br, e)
 	case bpf.HookConsumeSkb:
@@ -154,7 +157,7 @@ func (b *builder) device(br *branch, e *event) {
 	}
 	entered := br.dev == nil || br.dev.rec.Netns != e.rec.Netns
 	br.last, br.seen, br.mark = t, true, mark
-	br.dev, br.own = e, true
+	br.dev, br.own, br.ipvs = e, true, nil
 	if entered && hook == "ingress" && mark != 0 {
 		b.markedOnEntry(br, e)
 	}

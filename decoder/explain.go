@@ -129,7 +129,7 @@ func (b *builder) routeHop(br *branch, prev, e *event) {
 	if out {
 		devs = []string{b.w.deviceName(e.view, e.rec.Netns, e.rec.Ifindex), b.master(e)}
 	}
-	_, res := b.lookup(prev, e, devs)
+	_, res := b.lookup(br, prev, e, devs)
 	if res == nil {
 		return
 	}
@@ -145,8 +145,8 @@ func (b *builder) routeHop(br *branch, prev, e *event) {
 // lookup asks the rule sets that may have held for the first answer that fits
 // what happened: leaving by one of devs or, without devs, a drop. If none fits,
 // it is the likeliest set's answer; nil: no rules are known.
-func (b *builder) lookup(prev, e *event, devs []string) (RouteQuery, *RouteResult) {
-	q := b.query(prev, e)
+func (b *builder) lookup(br *branch, prev, e *event, devs []string) (RouteQuery, *RouteResult) {
+	q := b.query(br, prev, e)
 	var first *RouteResult
 	for _, r := range b.w.routings(e.view, prev.rec.Netns) {
 		res := r.Lookup(q)
@@ -165,8 +165,14 @@ func (b *builder) lookup(prev, e *event, devs []string) (RouteQuery, *RouteResul
 }
 
 // query is the lookup the kernel does for a packet from prev, with the mark and
-// destination of e. A bridge's port hands the packet up to the bridge.
-func (b *builder) query(prev, e *event) RouteQuery {
+// destination of e. A bridge's port hands the packet up to the bridge. IPVS
+// asks by itself.
+func (b *builder) query(br *branch, prev, e *event) RouteQuery {
+	if br.ipvs != nil {
+		q := *br.ipvs
+		q.Mark = e.rec.Mark
+		return q
+	}
 	q := RouteQuery{Src: prev.rec.SrcAddr(), Dst: e.rec.DstAddr(), Mark: e.rec.Mark}
 	if !q.Dst.IsValid() || bpf.Hook(e.rec.Hook) == bpf.HookKfreeSkb {
 		q.Dst = prev.rec.DstAddr()

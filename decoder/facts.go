@@ -14,6 +14,7 @@ import (
 // dropFacts is what the advice table may ask about one freed packet.
 type dropFacts struct {
 	b         *builder
+	br        *branch
 	e, prev   *event // the free; the packet's device record before it, if any
 	rec       *bpf.Record
 	drop      *Drop
@@ -33,7 +34,7 @@ type dropFacts struct {
 }
 
 func (b *builder) facts(br *branch, e *event, d *Drop) *dropFacts {
-	f := &dropFacts{b: b, e: e, prev: br.dev, rec: &e.rec, drop: d, fn: function(d.At), netns: e.rec.Netns, copies: len(b.branches) - 1}
+	f := &dropFacts{b: b, br: br, e: e, prev: br.dev, rec: &e.rec, drop: d, fn: function(d.At), netns: e.rec.Netns, copies: len(b.branches) - 1}
 	if f.netns == 0 && f.prev != nil {
 		f.netns = f.prev.rec.Netns
 	}
@@ -96,7 +97,7 @@ func (f *dropFacts) lookup() *RouteResult {
 		if f.sameNetns {
 			from = f.prev
 		}
-		f.query, f.route = f.b.lookup(from, f.e, nil)
+		f.query, f.route = f.b.lookup(f.br, from, f.e, nil)
 	}
 	return f.route
 }

@@ -27,6 +27,7 @@ const (
 	GroupLB     = "lb"
 	GroupRoute  = "route"
 	GroupQueue  = "queue"
+	GroupIPVS   = "ipvs"
 	GroupBridge = "bridge"
 	GroupDrop   = "drop"
 	GroupFree   = "free"

@@ -48,8 +48,8 @@ func nfVerdict(v int32) string { return nameAt(nfVerdicts, int(v&0xff)) }
 
 // enqueued is the hop of a packet that begins to wait.
 func (b *builder) enqueued(br *branch, e *event) {
-	var q bpf.QueueExt
-	if q.Decode(b.o.ext(e)) != nil {
+	q, err := bpf.DecodeExt[bpf.QueueExt](b.o.ext(e))
+	if err != nil {
 		return // of a recording that is damaged there
 	}
 	number := int(q.Queue)
@@ -62,8 +62,8 @@ func (b *builder) enqueued(br *branch, e *event) {
 // returned is the hop of the listener's verdict, and before it, if the listener
 // is a balancer that is known, what that decided.
 func (b *builder) returned(br *branch, e *event) {
-	var q bpf.QueueExt
-	if q.Decode(b.o.ext(e)) != nil {
+	q, err := bpf.DecodeExt[bpf.QueueExt](b.o.ext(e))
+	if err != nil {
 		return
 	}
 	verdict := nfVerdict(e.rec.Verdict)

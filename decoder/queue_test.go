@@ -12,7 +12,7 @@ import (
 // enqueue lets p wait in NFQUEUE 2 at lb's PREROUTING, as packet id.
 func (p *packet) enqueue(id, depth uint32) *packet {
 	q := bpf.QueueExt{PacketId: id, Depth: depth, Maxlen: 1024, Queue: 2, Pf: 2}
-	p.ext = q.Encode()
+	p.ext = bpf.EncodeExt(q)
 	p.after(3*us).write(bpf.HookQueueEnter, nsLB, nsm1)
 	p.ext = nil
 	return p
@@ -21,7 +21,7 @@ func (p *packet) enqueue(id, depth uint32) *packet {
 // verdict gives p back: 0 drop, 1 accept.
 func (p *packet) verdict(id uint32, v int32) *packet {
 	q := bpf.QueueExt{PacketId: id, Pf: 2}
-	p.ext, p.rec.Verdict = q.Encode(), v
+	p.ext, p.rec.Verdict = bpf.EncodeExt(q), v
 	p.after(190*us).write(bpf.HookQueueVerdict, nsLB, nsm1)
 	p.ext, p.rec.Verdict = nil, 0
 	return p

@@ -122,9 +122,14 @@ func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, ext []byte, plac
 		b = append(b, ", "...)
 	case bpf.HookQueueEnter:
 		b = append(b, "enters queue "...)
-		var q bpf.QueueExt
-		if q.Decode(ext) == nil {
+		if q, err := bpf.DecodeExt[bpf.QueueExt](ext); err == nil {
 			b = strconv.AppendUint(b, uint64(q.Queue), 10)
+		}
+		b = append(b, ", "...)
+	case bpf.HookIPVSForward, bpf.HookIPVSReply:
+		if x, err := bpf.DecodeExt[bpf.IPVSExt](ext); err == nil {
+			d := ipvsDetail(&x)
+			b = append(b, d.text(ipvsHook(r))...)
 		}
 		b = append(b, ", "...)
 	case bpf.HookQueueVerdict:

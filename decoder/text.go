@@ -194,6 +194,8 @@ func (w *TextWriter) hop(h *Hop) string {
 		}
 	case *QueueDetail:
 		s = d.text(h.Verdict)
+	case *IPVSDetail:
+		s = d.text(h.Hook)
 	case *BridgeDetail:
 		s = "bridge " + d.Bridge + " forwards"
 	case *CopyDetail:

@@ -9,20 +9,22 @@ type Backend string
 
 // Backends, with the kernel version each first appeared in.
 const (
-	BackendTCX    Backend = "tcx"     // 6.6
-	BackendClsBPF Backend = "cls_bpf" // 4.5, direct action on clsact
-	BackendRawTP  Backend = "raw_tp"  // 4.17
-	BackendFentry Backend = "fentry"  // 5.5, needs BTF and ftrace direct calls
-	BackendFexit  Backend = "fexit"   // 5.5
-	BackendKprobe Backend = "kprobe"  // 4.1
+	BackendTCX    Backend = "tcx"          // 6.6
+	BackendClsBPF Backend = "cls_bpf"      // 4.5, direct action on clsact
+	BackendRawTP  Backend = "raw_tp"       // 4.17
+	BackendFentry Backend = "fentry"       // 5.5, needs BTF and ftrace direct calls
+	BackendFexit  Backend = "fexit"        // 5.5
+	BackendKprobe Backend = "kprobe"       // 4.1
+	BackendMulti  Backend = "kprobe.multi" // 5.18, needs CONFIG_FPROBE
 )
 
 // Attachment is one way to attach a hook: a program of the object and, for
-// backends that need one, the kernel function or tracepoint.
+// backends that need them, the tracepoint or the kernel's functions. Of several
+// functions it is attached to those that the kernel has.
 type Attachment struct {
 	Backend Backend
 	Program string
-	Symbol  string
+	Symbols []string
 }
 
 // HookRow is one row of the hook table.
@@ -30,6 +32,8 @@ type HookRow struct {
 	Name  string
 	Group string // what --hooks selects
 	Hook  bpf.Hook
+	// Module has the functions, unless it is built in; empty: the kernel has.
+	Module string
 	// Attach lists the ways to attach it, best first.
 	Attach []Attachment
 	Tells  string // what one learns from it
@@ -38,7 +42,13 @@ type HookRow struct {
 }
 
 // Groups in the order help lists them.
-var Groups = []string{"device", "queue", "drop", "free"}
+var Groups = []string{"device", "queue", "ipvs", "drop", "free"}
+
+// ipvsXmit are the transmit functions of IPVS, one for a forwarding method.
+var ipvsXmit = []string{
+	"ip_vs_nat_xmit", "ip_vs_nat_xmit_v6", "ip_vs_dr_xmit", "ip_vs_dr_xmit_v6", "ip_vs_tunnel_xmit", "ip_vs_tunnel_xmit_v6",
+	"ip_vs_bypass_xmit", "ip_vs_bypass_xmit_v6", "ip_vs_null_xmit",
+}
 
 // Hooks is the hook table: every hook once. Attaching, `waymark doctor` and
 // the tests walk it. A new hook is a function in bpf/*.c, a row here, a case
@@ -47,8 +57,8 @@ var Hooks = []HookRow{
 	{
 		Name: "ingress", Group: "device", Hook: bpf.HookTCIngress,
 		Attach: []Attachment{
-			{BackendTCX, "tc_ingress", ""},
-			{BackendClsBPF, "tc_ingress", ""},
+			{BackendTCX, "tc_ingress", nil},
+			{BackendClsBPF, "tc_ingress", nil},
 		},
 		Tells: "a packet enters a device, with its mark",
 		Lost:  "where packets enter devices",
@@ -57,43 +67,63 @@ var Hooks = []HookRow{
 	{
 		Name: "egress", Group: "device", Hook: bpf.HookTCEgress,
 		Attach: []Attachment{
-			{BackendTCX, "tc_egress", ""},
-			{BackendClsBPF, "tc_egress", ""},
+			{BackendTCX, "tc_egress", nil},
+			{BackendClsBPF, "tc_egress", nil},
 		},
 		Tells: "a packet leaves by a device, with its mark",
 		Lost:  "where packets leave devices",
 		Cost:  "the filter, per packet on the chosen devices",
 	},
 	{
-		Name: "nfqueue_enter", Group: "queue", Hook: bpf.HookQueueEnter,
+		Name: "nfqueue_enter", Group: "queue", Hook: bpf.HookQueueEnter, Module: "nfnetlink_queue",
 		Attach: []Attachment{
-			{BackendFentry, "fentry_nfqnl_enqueue", "__nfqnl_enqueue_packet"},
-			{BackendKprobe, "kprobe_nfqnl_enqueue", "__nfqnl_enqueue_packet"},
+			{BackendFentry, "fentry_nfqnl_enqueue", []string{"__nfqnl_enqueue_packet"}},
+			{BackendKprobe, "kprobe_nfqnl_enqueue", []string{"__nfqnl_enqueue_packet"}},
 		},
 		Tells: "a packet begins to wait in an NFQUEUE: its number, how many wait before it, how many may",
 		Lost:  "which queue a packet waited in, and how full it was",
 		Cost:  "one load, per queued packet",
 	},
 	{
-		Name: "nfqueue_verdict", Group: "queue", Hook: bpf.HookQueueVerdict,
+		Name: "nfqueue_verdict", Group: "queue", Hook: bpf.HookQueueVerdict, Module: "nfnetlink_queue",
 		Attach: []Attachment{
-			{BackendFentry, "fentry_nfqnl_reinject", "nfqnl_reinject"},
-			{BackendKprobe, "kprobe_nfqnl_reinject", "nfqnl_reinject"},
+			{BackendFentry, "fentry_nfqnl_reinject", []string{"nfqnl_reinject"}},
+			{BackendKprobe, "kprobe_nfqnl_reinject", []string{"nfqnl_reinject"}},
 		},
 		Tells: "a packet comes back from an NFQUEUE: verdict, mark, how long it waited",
 		Lost:  "how long packets wait in queues, and when they got their mark",
 		Cost:  "one load, per queued packet",
 	},
 	{
+		Name: "ipvs_forward", Group: "ipvs", Hook: bpf.HookIPVSForward, Module: "ip_vs",
+		Attach: []Attachment{
+			{BackendMulti, "multi_ipvs_xmit", ipvsXmit},
+			{BackendKprobe, "kprobe_ipvs_xmit", ipvsXmit},
+		},
+		Tells: "an IPVS director sends a packet on: service, scheduler, destination, method, new or known connection",
+		Lost:  "what IPVS decides: only the changed address is seen, of masq",
+		Cost:  "one load, per packet that IPVS sends on",
+	},
+	{
+		Name: "ipvs_reply", Group: "ipvs", Hook: bpf.HookIPVSReply, Module: "ip_vs",
+		Attach: []Attachment{
+			{BackendFentry, "fentry_ipvs_reply", []string{"handle_response"}},
+			{BackendKprobe, "kprobe_ipvs_reply", []string{"handle_response"}},
+		},
+		Tells: "a reply gets the service's address back (masq)",
+		Lost:  "that IPVS changed a reply's source",
+		Cost:  "one load, per reply through IPVS",
+	},
+	{
 		Name: "kfree_skb", Group: "drop", Hook: bpf.HookKfreeSkb,
-		Attach: []Attachment{{BackendRawTP, "kfree_skb", "kfree_skb"}},
+		Attach: []Attachment{{BackendRawTP, "kfree_skb", []string{"kfree_skb"}}},
 		Tells:  "a packet is dropped: kernel function, reason, namespace, device",
 		Lost:   "drops",
 		Cost:   "the filter, per dropped packet",
 	},
 	{
 		Name: "consume_skb", Group: "free", Hook: bpf.HookConsumeSkb,
-		Attach: []Attachment{{BackendRawTP, "consume_skb", "consume_skb"}},
+		Attach: []Attachment{{BackendRawTP, "consume_skb", []string{"consume_skb"}}},
 		Tells:  "a packet is freed after use, and by which function from 6.8 on",
 		Lost:   "some ends of packets: their journeys close after a quiet time instead",
 		Cost:   "one load, per freed packet",
@@ -101,8 +131,8 @@ var Hooks = []HookRow{
 	{
 		Name: "kfree_skbmem", Group: "free", Hook: bpf.HookKfreeSkbmem,
 		Attach: []Attachment{
-			{BackendFentry, "fentry_kfree_skbmem", "kfree_skbmem"},
-			{BackendKprobe, "kprobe_kfree_skbmem", "kfree_skbmem"},
+			{BackendFentry, "fentry_kfree_skbmem", []string{"kfree_skbmem"}},
+			{BackendKprobe, "kprobe_kfree_skbmem", []string{"kfree_skbmem"}},
 		},
 		Tells: "the memory of a packet is given back: its sure end",
 		Lost:  "the exact end of packets; reused memory is told by content alone",
@@ -111,8 +141,8 @@ var Hooks = []HookRow{
 	{
 		Name: "napi_skb_cache_put", Group: "free", Hook: bpf.HookKfreeSkbmem,
 		Attach: []Attachment{
-			{BackendFentry, "fentry_napi_skb_cache_put", "napi_skb_cache_put"},
-			{BackendKprobe, "kprobe_napi_skb_cache_put", "napi_skb_cache_put"},
+			{BackendFentry, "fentry_napi_skb_cache_put", []string{"napi_skb_cache_put"}},
+			{BackendKprobe, "kprobe_napi_skb_cache_put", []string{"napi_skb_cache_put"}},
 		},
 		Tells: "the memory of a packet goes to the NAPI cache: its sure end",
 		Lost:  "the exact end of packets freed in NAPI context",
@@ -120,14 +150,14 @@ var Hooks = []HookRow{
 	},
 	{
 		Name: "skb_clone", Group: "free", Hook: bpf.HookSkbClone,
-		Attach: []Attachment{{BackendFexit, "fexit_skb_clone", "skb_clone"}},
+		Attach: []Attachment{{BackendFexit, "fexit_skb_clone", []string{"skb_clone"}}},
 		Tells:  "a packet is cloned (flooding, taps, raw sockets): the clone is its child",
 		Lost:   "that a clone belongs to its original: it shows as a packet of its own",
 		Cost:   "one load, per clone",
 	},
 	{
 		Name: "skb_copy", Group: "free", Hook: bpf.HookSkbClone,
-		Attach: []Attachment{{BackendFexit, "fexit_skb_copy", "skb_copy"}},
+		Attach: []Attachment{{BackendFexit, "fexit_skb_copy", []string{"skb_copy"}}},
 		Tells:  "a packet is copied: the copy is its child",
 		Lost:   "that a copy belongs to its original: it shows as a packet of its own",
 		Cost:   "one load, per copy",

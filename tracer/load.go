@@ -35,11 +35,13 @@ type settings struct {
 // more collection for each program that not every kernel can load.
 type programs struct {
 	core     *ebpf.Collection
+	spec     *ebpf.CollectionSpec // with settings and filter
 	optional []*ebpf.Collection
 	links    []link.Link
 	attached []string // names of the hook rows that are attached
 	backends map[string]Backend
 	missing  map[string]error // hook row → why not
+	retries  map[string]int   // of missing rows, since their module appeared
 	exact    bool             // the end of every skb is seen
 }
 
@@ -119,13 +121,13 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	if err != nil {
 		return nil, err
 	}
+	p := &programs{spec: spec, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{}}
 	core := spec.Copy()
 	for name := range core.Programs {
 		if !coreProgram(name) {
 			delete(core.Programs, name)
 		}
 	}
-	p := &programs{missing: map[string]error{}, backends: map[string]Backend{}}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -143,23 +145,61 @@ func load(s settings, groups []string) (_ *programs, err error) {
 			p.attached = append(p.attached, row.Name)
 			continue
 		}
-		backend, err := p.attach(row, spec)
-		if err != nil {
+		if err := p.add(row); err != nil {
 			p.missing[row.Name] = err
 			continue
 		}
-		p.backends[row.Name] = backend
-		p.attached = append(p.attached, row.Name)
 		p.exact = p.exact || row.Hook == bpf.HookKfreeSkbmem
 	}
 	return p, nil
+}
+
+// add attaches a row, or says why not.
+func (p *programs) add(row HookRow) error {
+	if row.Module == "ip_vs" && !moduleLoaded(row.Module) {
+		return fmt.Errorf("module %s is not loaded", row.Module) // cheaper than to look for its functions
+	}
+	backend, err := p.attach(row, p.spec)
+	if err != nil {
+		return err
+	}
+	p.backends[row.Name] = backend
+	p.attached = append(p.attached, row.Name)
+	delete(p.missing, row.Name)
+	return nil
+}
+
+// maxRetries: a module may be listed before its functions are.
+const maxRetries = 3
+
+// retry attaches the rows whose module has been loaded since, and returns their
+// names.
+func (p *programs) retry() (added []string) {
+	for _, row := range Hooks {
+		if p.missing[row.Name] == nil || row.Module == "" || p.retries[row.Name] == maxRetries || !moduleLoaded(row.Module) {
+			continue
+		}
+		p.retries[row.Name]++
+		if err := p.add(row); err != nil {
+			p.missing[row.Name] = err
+			continue
+		}
+		added = append(added, row.Name)
+	}
+	return added
+}
+
+// moduleLoaded tells of modules; a part that is built in may not be listed.
+func moduleLoaded(name string) bool {
+	_, err := os.Stat("/sys/module/" + name)
+	return err == nil
 }
 
 // attach tries the row's backends in turn.
 func (p *programs) attach(row HookRow, spec *ebpf.CollectionSpec) (Backend, error) {
 	var errs []error
 	for _, a := range row.Attach {
-		err := p.attachOne(a, spec)
+		err := p.attachOne(row, a, spec)
 		if err == nil {
 			return a.Backend, nil
 		}
@@ -168,43 +208,84 @@ func (p *programs) attach(row HookRow, spec *ebpf.CollectionSpec) (Backend, erro
 	return "", errors.Join(errs...)
 }
 
-func (p *programs) attachOne(a Attachment, spec *ebpf.CollectionSpec) error {
+func (p *programs) attachOne(row HookRow, a Attachment, spec *ebpf.CollectionSpec) error {
 	if err := haveBackend(a.Backend); err != nil {
 		return err
 	}
 	prog := p.core.Programs[a.Program]
 	if prog == nil {
-		c, err := ebpf.NewCollectionWithOptions(only(spec, a.Program), ebpf.CollectionOptions{MapReplacements: p.core.Maps})
+		opts := ebpf.CollectionOptions{MapReplacements: p.core.Maps}
+		if types, err := btf.LoadKernelModuleSpec(row.Module); row.Module != "" && err == nil {
+			opts.Programs.ExtraRelocationTargets = []*btf.Spec{types}
+		}
+		c, err := ebpf.NewCollectionWithOptions(only(spec, a.Program), opts)
 		if err != nil {
 			return firstLine(err)
 		}
 		p.optional = append(p.optional, c)
 		prog = c.Programs[a.Program]
 	}
-	var l link.Link
-	var err error
-	switch a.Backend {
-	case BackendRawTP:
-		l, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: a.Symbol, Program: prog})
-	case BackendFentry, BackendFexit:
-		l, err = link.AttachTracing(link.TracingOptions{Program: prog})
-	case BackendKprobe:
-		l, err = link.Kprobe(a.Symbol, prog, nil)
-	default:
-		return fmt.Errorf("backend %s is attached to devices only", a.Backend)
-	}
+	links, err := a.link(prog)
+	p.links = append(p.links, links...)
 	if err != nil {
 		return firstLine(err)
 	}
-	p.links = append(p.links, l)
 	return nil
+}
+
+// link attaches prog. On an error what was attached is returned as well.
+func (a Attachment) link(prog *ebpf.Program) ([]link.Link, error) {
+	one := func(l link.Link, err error) ([]link.Link, error) {
+		if err != nil {
+			return nil, err
+		}
+		return []link.Link{l}, nil
+	}
+	switch a.Backend {
+	case BackendRawTP:
+		return one(link.AttachRawTracepoint(link.RawTracepointOptions{Name: a.Symbols[0], Program: prog}))
+	case BackendFentry, BackendFexit:
+		return one(link.AttachTracing(link.TracingOptions{Program: prog}))
+	case BackendMulti:
+		// One name that the kernel does not know would fail them all.
+		known, err := knownFunctions(a.Symbols)
+		if err != nil {
+			return nil, err
+		}
+		return one(link.KprobeMulti(prog, link.KprobeMultiOptions{Symbols: known}))
+	case BackendKprobe:
+		return a.kprobes(prog)
+	}
+	return nil, fmt.Errorf("backend %s is attached to devices only", a.Backend)
+}
+
+// kprobes attaches prog to each function that the kernel has.
+func (a Attachment) kprobes(prog *ebpf.Program) (links []link.Link, err error) {
+	for _, symbol := range a.Symbols {
+		l, err := link.Kprobe(symbol, prog, nil)
+		switch {
+		case errors.Is(err, os.ErrNotExist) && len(a.Symbols) > 1:
+			continue
+		case err != nil:
+			return links, err
+		}
+		links = append(links, l)
+	}
+	if len(links) == 0 {
+		return nil, noneOf(a.Symbols)
+	}
+	return links, nil
+}
+
+func noneOf(symbols []string) error {
+	return fmt.Errorf("the kernel has no %s: its module is not loaded", symbols[0])
 }
 
 // haveBackend returns why a backend cannot work at all on this kernel, where
 // that can be told better than by the failure of an attach.
 func haveBackend(b Backend) error {
 	switch b {
-	case BackendKprobe:
+	case BackendKprobe, BackendMulti:
 		// The PMU is there from 4.17 on, wherever kprobes are.
 		if _, err := os.Stat("/sys/bus/event_source/devices/kprobe"); err != nil {
 			return errors.New("this kernel has no kprobes (CONFIG_KPROBES)")

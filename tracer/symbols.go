@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -31,6 +32,24 @@ func loadSymbols() (*symbols, error) {
 	}
 	defer f.Close()
 	return parseSymbols(f)
+}
+
+// knownFunctions are those of names that the kernel and its modules have now.
+func knownFunctions(names []string) ([]string, error) {
+	s, err := loadSymbols()
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	for _, n := range names {
+		if slices.Contains(s.names, n) {
+			known = append(known, n)
+		}
+	}
+	if len(known) == 0 {
+		return nil, noneOf(names)
+	}
+	return known, nil
 }
 
 // parseSymbols parses lines of "address type name [module]"; only functions

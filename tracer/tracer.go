@@ -206,6 +206,9 @@ func (t *Tracer) run(ctx context.Context, q *queue) error {
 		if now.Sub(lastScan) >= scanEvery {
 			lastScan = now
 			t.places.rescan()
+			for _, name := range t.programs.retry() {
+				t.opts.Log.Info().Str("hook", name).Msg("its module was loaded: attached")
+			}
 		}
 		if now.Sub(lastState) >= stateEvery {
 			lastState = now

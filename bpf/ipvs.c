@@ -1,0 +1,76 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * ipvs.c: what an IPVS director decides (net/netfilter/ipvs).
+ *
+ * Every packet of a connection that the director sends on goes through the
+ * transmit function of its forwarding method, ip_vs_{nat,dr,tunnel,bypass,
+ * null}_xmit, with the connection: which service, which destination, and
+ * whether the scheduler was asked or the connection was there already. Replies
+ * come back through the director only with masq, through handle_response.
+ */
+#include "probe.h"
+
+#define IP_VS_CONN_F_FWD_MASK 7 /* include/uapi/linux/ip_vs.h */
+
+static __always_inline void ipvs_connection(struct ipvs_ext *ext, struct ip_vs_conn *cp)
+{
+	struct ip_vs_dest *dest = BPF_CORE_READ(cp, dest);
+
+	BPF_CORE_READ_INTO(&ext->caddr, cp, caddr);
+	BPF_CORE_READ_INTO(&ext->vaddr, cp, vaddr);
+	BPF_CORE_READ_INTO(&ext->daddr, cp, daddr);
+	ext->cport = BPF_CORE_READ(cp, cport);
+	ext->vport = BPF_CORE_READ(cp, vport);
+	ext->dport = BPF_CORE_READ(cp, dport);
+	ext->protocol = BPF_CORE_READ(cp, protocol);
+	ext->fwmark = BPF_CORE_READ(cp, fwmark);
+	ext->state = BPF_CORE_READ(cp, state);
+	ext->af = BPF_CORE_READ(cp, af);
+	ext->daf = BPF_CORE_READ(cp, daf);
+	ext->method = BPF_CORE_READ(cp, flags) & IP_VS_CONN_F_FWD_MASK;
+	/* Counted after the packet is sent: 0 is the one that made it. */
+	if (!BPF_CORE_READ(cp, in_pkts.counter))
+		ext->flags |= IPVS_NEW;
+	if (!dest)
+		return;
+	ext->flags |= IPVS_DEST;
+	ext->weight = BPF_CORE_READ(dest, weight.counter);
+	bpf_probe_read_kernel_str(&ext->scheduler, sizeof(ext->scheduler),
+				  BPF_CORE_READ(dest, svc, scheduler, name));
+}
+
+static __always_inline int ipvs_hook(struct sk_buff *skb, struct ip_vs_conn *cp, enum hook hook)
+{
+	struct record *rec = waypoint(skb, hook, sizeof(struct ipvs_ext));
+
+	if (!rec)
+		return 0;
+	ipvs_connection((void *)(rec + 1), cp);
+	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("kprobe.multi/ip_vs_nat_xmit")
+int BPF_KPROBE(multi_ipvs_xmit, struct sk_buff *skb, struct ip_vs_conn *cp)
+{
+	return ipvs_hook(skb, cp, HOOK_IPVS_FORWARD);
+}
+
+SEC("kprobe/ip_vs_nat_xmit")
+int BPF_KPROBE(kprobe_ipvs_xmit, struct sk_buff *skb, struct ip_vs_conn *cp)
+{
+	return ipvs_hook(skb, cp, HOOK_IPVS_FORWARD);
+}
+
+SEC("fentry/handle_response")
+int BPF_PROG(fentry_ipvs_reply, int af, struct sk_buff *skb, void *pd, struct ip_vs_conn *cp)
+{
+	return ipvs_hook(skb, cp, HOOK_IPVS_REPLY);
+}
+
+SEC("kprobe/handle_response")
+int BPF_KPROBE(kprobe_ipvs_reply, int af, struct sk_buff *skb, void *pd, struct ip_vs_conn *cp)
+{
+	return ipvs_hook(skb, cp, HOOK_IPVS_REPLY);
+}
