@@ -37,6 +37,7 @@ type programs struct {
 	core     *ebpf.Collection
 	spec     *ebpf.CollectionSpec // with settings and filter
 	optional []*ebpf.Collection
+	running  map[string]*ebpf.Program // by hook row
 	links    []link.Link
 	attached []string // names of the hook rows that are attached
 	backends map[string]Backend
@@ -121,7 +122,7 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &programs{spec: spec, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{}}
+	p := &programs{spec: spec, running: map[string]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{}}
 	core := spec.Copy()
 	for name := range core.Programs {
 		if !coreProgram(name) {
@@ -143,6 +144,7 @@ func load(s settings, groups []string) (_ *programs, err error) {
 		}
 		if row.Group == "device" { // attached to each device, later
 			p.attached = append(p.attached, row.Name)
+			p.running[row.Name] = p.core.Programs[row.Attach[0].Program]
 			continue
 		}
 		if err := p.add(row); err != nil {
@@ -230,6 +232,7 @@ func (p *programs) attachOne(row HookRow, a Attachment, spec *ebpf.CollectionSpe
 	if err != nil {
 		return firstLine(err)
 	}
+	p.running[row.Name] = prog
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"time"
@@ -39,6 +40,8 @@ type Options struct {
 	// Balancer reads the published state of a balancer in a namespace; nil
 	// result: there is none. It is called with the thread inside.
 	Balancer func(ns place.Namespace) (*decoder.Balancer, error)
+	// Cost measures what each hook costs, see Tracer.Costs.
+	Cost bool
 	// Log takes what a person should know that is not a result.
 	Log zerolog.Logger
 }
@@ -64,6 +67,7 @@ type Tracer struct {
 	places   *places
 	stream   *stream
 	loss     *lossWatch
+	stats    io.Closer // ends measuring; nil: it was not asked for
 }
 
 // ErrNotPermitted is returned by Open without the needed capabilities.
@@ -123,6 +127,11 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 	}
 	if t.ring, err = openRing(t.programs.core.Maps["ring"]); err != nil {
 		return nil, err
+	}
+	if opts.Cost {
+		if err := t.measure(); err != nil {
+			return nil, err
+		}
 	}
 	t.loss = newLossWatch(t.programs.core.Maps["stats"])
 	t.stream = newStream(opts, t.session())
@@ -281,6 +290,10 @@ func (t *Tracer) Close() {
 	if t.ring != nil {
 		t.ring.close()
 		t.ring = nil
+	}
+	if t.stats != nil {
+		t.stats.Close()
+		t.stats = nil
 	}
 	if t.programs != nil {
 		t.programs.close()

@@ -73,7 +73,7 @@ func (l *live) run() error {
 		groups = l.groups
 	}
 	t, err := tracer.Open(ctx, tracer.Options{
-		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring,
+		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring, Cost: l.flags.cost,
 		Sink: tee, Balancer: balancerState, Log: l.log,
 		Session: decoder.Session{
 			Version: version, Format: decoder.RecordFormat, Node: nodeName(), Filter: l.filter,
@@ -104,8 +104,14 @@ func (l *live) run() error {
 	if l.progress != nil && rec != nil {
 		go l.report(ctx, t, rec)
 	}
+	began := time.Now()
 	if err := t.Run(ctx); err != nil {
 		return err
+	}
+	if l.flags.cost {
+		if err := printCosts(os.Stderr, t, time.Since(began)); err != nil {
+			return err
+		}
 	}
 	if rec != nil {
 		if err := rec.close(); err != nil {

@@ -31,6 +31,7 @@ type liveFlags struct {
 	verbose     bool
 	followReply bool
 	ring        string
+	cost        bool
 }
 
 func (f *liveFlags) add(fs *pflag.FlagSet) {
@@ -46,6 +47,7 @@ func (f *liveFlags) add(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.hooks, "hooks", nil, "hook `GROUPS` to attach: "+strings.Join(tracer.Groups, ",")+" (default all)")
 	fs.BoolVar(&f.followReply, "follow-reply", true, "follow the packets of the other direction as well")
 	fs.StringVar(&f.ring, "ring", "64M", "`SIZE` of the buffer in the kernel, a power of two: K or M bytes")
+	fs.BoolVar(&f.cost, "cost", false, "at the end, say what each hook cost")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "say more about what waymark does")
 }
 

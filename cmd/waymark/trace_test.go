@@ -423,3 +423,24 @@ func TestBalancerDiesWhileTraced(t *testing.T) {
 		t.Errorf("%s lost by %s/%s at %s: %s, explained as %s %q", lost.Packet.Flags, lost.Drop.Netns, lost.Drop.Dev, lost.Drop.At, lost.Drop.Reason, lost.Drop.Question, lost.Drop.Because)
 	}
 }
+
+// TestCostIsTold: a trace that is asked tells what its hooks cost.
+func TestCostIsTold(t *testing.T) {
+	w := labUpFor(t)
+	args := append([]string{"trace", "--cost"}, netnsFlags(w)...)
+	tr := start(t, append(args, "tcp", "any", "10.0.0.1:5000")...)
+	if _, err := w.Send(ctxBackground, scenarios.Traffic{Connections: 10}, nil); err != nil {
+		t.Fatal(err)
+	}
+	tr.stop(t)
+	runs := map[string]int{}
+	for line := range strings.Lines(tr.stderr.String()) {
+		if f := strings.Fields(line); len(f) == 4 {
+			runs[f[0]], _ = strconv.Atoi(f[1])
+		}
+	}
+	// A connection is ten packets, each through three namespaces.
+	if runs["ingress"] < 100 || runs["egress"] < 100 {
+		t.Errorf("runs %v; waymark printed\n%s", runs, tr.stderr.String())
+	}
+}
