@@ -28,7 +28,6 @@ type world struct {
 	ns     netns.NsHandle
 	client int // AF_PACKET socket on the client's device
 	ifidx  int
-	frame  []byte
 	mac    net.HardwareAddr // of the balancer's device
 }
 
@@ -164,6 +163,15 @@ func (w *world) rules(queues uint16) {
 	}
 }
 
+// removeRules takes the tables away, counters and all.
+func (w *world) removeRules() {
+	c := w.nft()
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		c.DelTable(&nftables.Table{Name: "nfqlb", Family: family})
+	}
+	w.must(c.Flush())
+}
+
 // counted is how many packets came out of the queue, by mark.
 func (w *world) counted() map[int]int {
 	w.t.Helper()
@@ -189,16 +197,17 @@ func (w *world) send(packets ...[]byte) {
 	w.t.Helper()
 	to := &unix.SockaddrLinklayer{Ifindex: w.ifidx, Halen: 6}
 	for _, p := range packets {
-		frame := append(w.frame[:0], make([]byte, 14)...)
-		copy(frame, w.mac)
-		copy(frame[6:], []byte{2, 0, 0, 0, 0, 1})
-		frame[12], frame[13] = 0x08, 0x00
-		if p[0]>>4 == 6 {
-			frame[12], frame[13] = 0x86, 0xdd
-		}
-		w.frame = append(frame, p...)
-		w.must(unix.Sendto(w.client, w.frame, 0, to))
+		w.must(unix.Sendto(w.client, w.frameOf(p), 0, to))
 	}
+}
+
+// frameOf is the packet as it goes over the client's wire.
+func (w *world) frameOf(p []byte) []byte {
+	etherType := []byte{0x08, 0x00}
+	if p[0]>>4 == 6 {
+		etherType = []byte{0x86, 0xdd}
+	}
+	return join(w.mac, []byte{2, 0, 0, 0, 0, 1}, etherType, p)
 }
 
 // await polls for a condition that the kernel signals to nobody.

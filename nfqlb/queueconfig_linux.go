@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nfqlb
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Requests to a queue that serves packets already. Nobody waits for an answer,
+// which would come between the packets: the kernel answers only what it
+// refuses, and batchLoop reads that.
+
+// Attributes of NFQNL_MSG_CONFIG, linux/netfilter/nfnetlink_queue.h; numbers
+// are big endian.
+const (
+	nfqnlMsgConfig    = unix.NFNL_SUBSYS_QUEUE<<8 | 2
+	nfqaCfgParams     = 2 // u32 copy range, u8 copy mode
+	nfqaCfgQueueMax   = 3 // u32
+	nfqnlCopyPacket   = 2
+	nlmsgErrorRequest = unix.SizeofNlMsghdr + 4 // after it comes the refused request
+)
+
+// copy makes the kernel give packets, and that many bytes of each.
+func (q *queue) copy(bytes int) error {
+	value := append(binary.BigEndian.AppendUint32(nil, uint32(bytes)), nfqnlCopyPacket)
+	return q.configure(nfqaCfgParams, value)
+}
+
+// limit sets how many packets may wait. With 0 the kernel takes no more, which
+// it counts as dropped from a full queue (or lets them pass, with fail-open).
+func (q *queue) limit(packets uint32) error {
+	return q.configure(nfqaCfgQueueMax, binary.BigEndian.AppendUint32(nil, packets))
+}
+
+func (q *queue) configure(attribute uint16, value []byte) error {
+	size := nlHeader + attrHeader + (len(value)+3)&^3
+	m := make([]byte, size)
+	binary.NativeEndian.PutUint32(m[0:], uint32(size))
+	binary.NativeEndian.PutUint16(m[4:], nfqnlMsgConfig)
+	binary.NativeEndian.PutUint16(m[6:], unix.NLM_F_REQUEST)
+	binary.BigEndian.PutUint16(m[18:], q.number)
+	binary.NativeEndian.PutUint16(m[20:], uint16(attrHeader+len(value)))
+	binary.NativeEndian.PutUint16(m[22:], attribute)
+	copy(m[24:], value)
+	for {
+		err := unix.Sendto(q.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if !errors.Is(err, unix.EINTR) {
+			if err != nil {
+				err = fmt.Errorf("configure: %w", err)
+			}
+			return err
+		}
+	}
+}
+
+// refusal is what the kernel says no to: the type of the request, and why. ok
+// is false for a message that is none.
+func refusal(m []byte) (request uint16, errno unix.Errno, ok bool) {
+	if len(m) < nlmsgErrorRequest+unix.SizeofNlMsghdr || binary.NativeEndian.Uint16(m[4:]) != unix.NLMSG_ERROR {
+		return 0, 0, false
+	}
+	code := int32(binary.NativeEndian.Uint32(m[unix.SizeofNlMsghdr:]))
+	return binary.NativeEndian.Uint16(m[nlmsgErrorRequest+4:]), unix.Errno(-code), true
+}
