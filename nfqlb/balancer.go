@@ -28,6 +28,8 @@ type Balancer struct {
 	flows   []*flow    // in the order they were set
 	targets map[string]*Target
 	load    func(name string) (*Table, error)
+	keep    func([]FlowSpec) // is told each change of the flows; may be nil
+	heir    bool             // another process has taken over: changes are its business
 
 	trace tracer
 }
@@ -48,13 +50,36 @@ type FlowStatus struct {
 
 // SetFlow adds a flow, or replaces the one of the same name and keeps its
 // count. It fails if the spec is wrong or the target's table is not there.
-func (b *Balancer) SetFlow(spec FlowSpec) error {
+func (b *Balancer) SetFlow(spec FlowSpec) error { return b.SetFlows([]FlowSpec{spec}) }
+
+// SetFlows sets several flows at once. Those that fail are left out.
+func (b *Balancer) SetFlows(specs []FlowSpec) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.heir {
+		return errTakenOver
+	}
+	var errs []error
+	for _, spec := range specs {
+		if err := b.put(spec); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) < len(specs) {
+		b.publish()
+		b.kept()
+	}
+	return errors.Join(errs...)
+}
+
+var errTakenOver = errors.New("a new process has just taken the balancer over; try again")
+
+// put sets a flow without putting it in force. b.mu is held.
+func (b *Balancer) put(spec FlowSpec) error {
 	f, err := compileFlow(spec)
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if f.target, err = b.target(spec.Target); err != nil {
 		return err
 	}
@@ -64,20 +89,38 @@ func (b *Balancer) SetFlow(spec FlowSpec) error {
 	} else {
 		b.flows = append(b.flows, f)
 	}
-	b.publish()
 	return nil
+}
+
+// specs are the flows as they were set, in that order. b.mu is held.
+func (b *Balancer) specs() []FlowSpec {
+	out := make([]FlowSpec, len(b.flows))
+	for i, f := range b.flows {
+		out[i] = f.spec
+	}
+	return out
+}
+
+func (b *Balancer) kept() {
+	if b.keep != nil {
+		b.keep(b.specs())
+	}
 }
 
 // DeleteFlow removes a flow; the error is ErrNoFlow if there is none.
 func (b *Balancer) DeleteFlow(name string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.heir {
+		return errTakenOver
+	}
 	i := b.index(name)
 	if i < 0 {
 		return ErrNoFlow
 	}
 	b.flows = slices.Delete(slices.Clone(b.flows), i, i+1)
 	b.publish()
+	b.kept()
 	return nil
 }
 
