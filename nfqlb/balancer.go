@@ -5,6 +5,7 @@ package nfqlb
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,7 +30,10 @@ type Balancer struct {
 	targets map[string]*Target
 	load    func(name string) (*Table, error)
 	keep    func([]FlowSpec) // is told each change of the flows; may be nil
-	heir    bool             // another process has taken over: changes are its business
+
+	changes sync.Mutex     // is held while the flows change, or must not
+	heir    bool           // another process has taken over: changes are its business; with changes held
+	offer   func(net.Conn) // answers a process that wants to take over; nil: nothing to offer
 
 	trace tracer
 }
@@ -54,6 +58,8 @@ func (b *Balancer) SetFlow(spec FlowSpec) error { return b.SetFlows([]FlowSpec{s
 
 // SetFlows sets several flows at once. Those that fail are left out.
 func (b *Balancer) SetFlows(specs []FlowSpec) error {
+	b.changes.Lock()
+	defer b.changes.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.heir {
@@ -109,6 +115,8 @@ func (b *Balancer) kept() {
 
 // DeleteFlow removes a flow; the error is ErrNoFlow if there is none.
 func (b *Balancer) DeleteFlow(name string) error {
+	b.changes.Lock()
+	defer b.changes.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.heir {

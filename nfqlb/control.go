@@ -98,6 +98,10 @@ func (b *Balancer) ServeControl(ctx context.Context, l net.Listener) error {
 				conn.Write(reply(err.Error()))
 				return
 			}
+			if cmd.Action == takeoverAction && b.offer != nil {
+				b.offer(conn)
+				return
+			}
 			answer := b.answer(cmd)
 			if text, isReply := strings.CutSuffix(string(answer), "\x00"); isReply {
 				b.tracef(TraceFlowConf, "writeReply [%s]\n", text)

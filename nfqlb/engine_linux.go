@@ -60,7 +60,19 @@ type Engine struct {
 	adopted  []int // sockets of bound queues, from First on; nil: Run binds them
 	handover chan chan *Handover
 	ended    chan struct{}
-	stats    struct{ packets, batches, malformed, verdictErrors, flushed, overruns counter }
+	stats    engineCounters
+}
+
+type engineCounters struct{ packets, batches, malformed, verdictErrors, flushed, overruns counter }
+
+// inherit goes on counting where another engine ended.
+func (c *engineCounters) inherit(s *EngineStats) {
+	c.packets.Add(s.Packets)
+	c.batches.Add(s.Batches)
+	c.malformed.Add(s.Malformed)
+	c.verdictErrors.Add(s.VerdictErrors)
+	c.flushed.Add(s.Flushed)
+	c.overruns.Add(s.Overruns)
 }
 
 // NewEngine prepares an engine; Run starts it.

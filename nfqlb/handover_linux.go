@@ -2,10 +2,7 @@
 
 package nfqlb
 
-import (
-	"errors"
-	"fmt"
-)
+import "errors"
 
 // Handover is an engine that has paused: every packet it received has its
 // verdict, and those that come wait in the queues for whoever serves their
@@ -50,13 +47,3 @@ func (e *Engine) HandOver() (*Handover, error) {
 }
 
 var errEngineEnded = errors.New("the queues are not served any more")
-
-// Adopt makes Run serve these sockets of bound queues instead of binding any.
-// Run closes them.
-func (e *Engine) Adopt(sockets []int) error {
-	if want := int(e.config.Last-e.config.First) + 1; len(sockets) != want {
-		return fmt.Errorf("%d queues were handed over, %d are asked for; use the same --queue", len(sockets), want)
-	}
-	e.adopted = sockets
-	return nil
-}

@@ -70,18 +70,11 @@ func (e *Engine) bindWith(nf *nfqueue.Nfqueue, n uint16) (*queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bind: %w", err)
 	}
-	conn, err := nf.Con.SyscallConn()
+	fd, err := duplicate(nf.Con)
 	if err != nil {
 		return nil, err
 	}
-	q := &queue{number: n}
-	dupErr := error(nil)
-	if err := conn.Control(func(fd uintptr) { q.fd, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
-		return nil, err
-	}
-	if dupErr != nil {
-		return nil, fmt.Errorf("duplicate the socket: %w", dupErr)
-	}
+	q := &queue{number: n, fd: fd}
 	if err := q.copy(e.config.CopyRange); err != nil {
 		q.close()
 		return nil, err
