@@ -29,7 +29,9 @@ type Balancer struct {
 	flows   []*flow    // in the order they were set
 	targets map[string]*Target
 	load    func(name string) (*Table, error)
-	keep    func([]FlowSpec) // is told each change of the flows; may be nil
+	keep    func([]FlowSpec)             // is told each change of the flows; may be nil
+	settle  func()                       // waits until no packet is between its decision and its verdict; may be nil
+	changed func(name string, err error) // WatchShared's; may be nil
 
 	changes sync.Mutex     // is held while the flows change, or must not
 	heir    bool           // another process has taken over: changes are its business; with changes held
@@ -180,6 +182,22 @@ func (b *Balancer) Reload(name string) (changed bool, err error) {
 	t.SetTable(table)
 	b.tracef(TraceTarget, "Targets changed; %s\n", name)
 	return true, nil
+}
+
+// reloadNow reloads a target's table and waits until the new one is in force
+// for every packet: none that was placed by the old one is still to leave.
+func (b *Balancer) reloadNow(name string) error {
+	changed, err := b.Reload(name)
+	b.mu.Lock()
+	tell, settle := b.changed, b.settle
+	b.mu.Unlock()
+	if tell != nil && (changed || err != nil) {
+		tell(name, err)
+	}
+	if settle != nil {
+		settle() // even if nothing changed: the watch may have been faster
+	}
+	return err
 }
 
 // Decide places a packet as the function Decide does, and counts it.

@@ -33,6 +33,7 @@ type batchLoop struct {
 	fd     int
 	stop   *waker
 	packet Packet
+	batch  atomic.Uint64 // odd from before the first decision of a batch to after its verdicts
 
 	polled [2]unix.PollFd // fd and stop
 	pause  unix.Timespec
@@ -167,6 +168,8 @@ func (l *batchLoop) wait() {
 
 // serve decides the n received messages and sends the verdicts.
 func (l *batchLoop) serve(n int) error {
+	l.batch.Add(1)
+	defer l.batch.Add(1)
 	verdicts, packets := 0, 0
 	for i := range n {
 		m := &l.msgs[i]

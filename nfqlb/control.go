@@ -135,6 +135,11 @@ func (b *Balancer) answer(cmd *Command) []byte {
 		return FormatNames(b.Flows(""))
 	case "trace-set", "trace-delete", "trace-list", "trace-list-names":
 		return b.answerTrace(cmd)
+	case reloadAction:
+		if err := b.reloadNow(cmd.Flow.Name); err != nil {
+			return reply(err.Error())
+		}
+		return reply("")
 	case "":
 		return reply("no action")
 	}

@@ -57,7 +57,8 @@ type EngineStats struct {
 type Engine struct {
 	b        *Balancer
 	config   QueueConfig
-	adopted  []int // sockets of bound queues, from First on; nil: Run binds them
+	adopted  []int                        // sockets of bound queues, from First on; nil: Run binds them
+	loops    atomic.Pointer[[]*batchLoop] // that serve the queues now
 	handover chan chan *Handover
 	ended    chan struct{}
 	stats    engineCounters
@@ -86,7 +87,11 @@ func NewEngine(b *Balancer, c QueueConfig) *Engine {
 	if c.CopyRange == 0 {
 		c.CopyRange = copyRange
 	}
-	return &Engine{b: b, config: c, handover: make(chan chan *Handover), ended: make(chan struct{})}
+	e := &Engine{b: b, config: c, handover: make(chan chan *Handover), ended: make(chan struct{})}
+	b.mu.Lock()
+	b.settle = e.settle
+	b.mu.Unlock()
+	return e
 }
 
 // Stats takes a look at the counters.
@@ -192,9 +197,14 @@ func (e *Engine) serve(queues []*queue) (*serving, error) {
 	s := &serving{stop: stop, ended: make(chan error, 1)}
 	var running sync.WaitGroup
 	var failed atomic.Pointer[error]
-	for _, q := range queues {
+	loops := make([]*batchLoop, len(queues))
+	for i, q := range queues {
+		loops[i] = newBatchLoop(e, q.number, q.fd, stop)
+	}
+	e.loops.Store(&loops)
+	for i, q := range queues {
 		running.Go(func() {
-			if err := newBatchLoop(e, q.number, q.fd, stop).run(); err != nil {
+			if err := loops[i].run(); err != nil {
 				err = fmt.Errorf("queue %d: %w", q.number, err)
 				failed.CompareAndSwap(nil, &err)
 				stop.wake()
@@ -218,6 +228,24 @@ func (s *serving) end() error {
 	s.stop.wake()
 	return <-s.ended
 }
+
+// settle waits until each batch of packets that is being decided has its
+// verdicts. It gives up on one that takes unreasonably long.
+func (e *Engine) settle() {
+	loops := e.loops.Load()
+	if loops == nil {
+		return
+	}
+	for _, l := range *loops {
+		batch := l.batch.Load()
+		for limit := time.Now().Add(time.Second); batch%2 == 1 && l.batch.Load() == batch && time.Now().Before(limit); {
+			time.Sleep(settlePause)
+		}
+	}
+}
+
+// settlePause is about what a batch takes.
+const settlePause = 50 * time.Microsecond
 
 // drain closes the queues for new packets and gives the waiting ones their
 // verdicts. What unbinding finds in a queue the kernel drops.

@@ -175,17 +175,24 @@ func (w *world) removeRules() {
 // counted is how many packets came out of the queue, by mark.
 func (w *world) counted() map[int]int {
 	w.t.Helper()
-	c := w.nft()
+	got := w.countedOf(nftables.TableFamilyIPv4)
+	for mark, n := range w.countedOf(nftables.TableFamilyIPv6) {
+		got[mark] += n
+	}
+	return got
+}
+
+// countedOf is how many of one family did.
+func (w *world) countedOf(family nftables.TableFamily) map[int]int {
+	w.t.Helper()
 	got := make(map[int]int)
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-		table := &nftables.Table{Name: "nfqlb", Family: family}
-		rules, err := c.GetRules(table, &nftables.Chain{Name: "after", Table: table})
-		w.must(err)
-		for _, r := range rules {
-			for _, e := range r.Exprs {
-				if n, ok := e.(*expr.Counter); ok && n.Packets > 0 {
-					got[int(r.UserData[0])|int(r.UserData[1])<<8] += int(n.Packets)
-				}
+	table := &nftables.Table{Name: "nfqlb", Family: family}
+	rules, err := w.nft().GetRules(table, &nftables.Chain{Name: "after", Table: table})
+	w.must(err)
+	for _, r := range rules {
+		for _, e := range r.Exprs {
+			if n, ok := e.(*expr.Counter); ok && n.Packets > 0 {
+				got[int(r.UserData[0])|int(r.UserData[1])<<8] += int(n.Packets)
 			}
 		}
 	}
