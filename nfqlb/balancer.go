@@ -73,7 +73,7 @@ func (b *Balancer) SetFlows(specs []FlowSpec) error {
 			errs = append(errs, err)
 		}
 	}
-	if len(errs) < len(specs) {
+	if len(errs) == 0 || len(errs) < len(specs) {
 		b.publish()
 		b.kept()
 	}

@@ -54,7 +54,7 @@ func ListenControl() (net.Listener, error) {
 	}
 	l, err := net.Listen(network, address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("another balancer serves this network namespace, stop it first: %w", err)
+		return nil, fmt.Errorf("another balancer serves this network namespace, stop it first or take its place with serve --takeover: %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)

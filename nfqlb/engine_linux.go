@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // QueueConfig says which NFQUEUEs to serve and how. The zero value serves
@@ -59,6 +61,7 @@ type Engine struct {
 	config   QueueConfig
 	adopted  []int                        // sockets of bound queues, from First on; nil: Run binds them
 	loops    atomic.Pointer[[]*batchLoop] // that serve the queues now
+	buffer   atomic.Int64
 	handover chan chan *Handover
 	ended    chan struct{}
 	stats    engineCounters
@@ -103,6 +106,11 @@ func (e *Engine) Stats() EngineStats {
 	}
 }
 
+// ReceiveBuffer is the size of a queue's socket buffer as the kernel has it, in
+// bytes: twice what was asked for, or less without CAP_NET_ADMIN
+// (net.core.rmem_max). It is 0 before Run is ready.
+func (e *Engine) ReceiveBuffer() int { return int(e.buffer.Load()) }
+
 // Run binds the queues, calls ready, and serves them until ctx ends or a queue
 // fails. At the end of ctx it lets no more packets in, gives those that wait
 // their verdicts, and unbinds. It returns nil, too, when the queues were handed
@@ -125,6 +133,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	}()
 	if err != nil {
 		return err
+	}
+	if size, err := unix.GetsockoptInt(queues[0].fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil {
+		e.buffer.Store(int64(size))
 	}
 	if ready != nil {
 		ready()

@@ -88,7 +88,7 @@ func newWorld(t testing.TB, queues uint16) *world {
 	t.Cleanup(func() { unix.Close(w.client) })
 	w.must(netns.Set(w.ns))
 	w.must(os.WriteFile("/proc/sys/net/ipv6/conf/nsm-1/accept_dad", []byte("0"), 0))
-	w.rules(queues)
+	w.rules(queues, 0)
 	return w
 }
 
@@ -123,7 +123,10 @@ func (w *world) nft() *nftables.Conn {
 // markCounters is where the packets are seen again, by mark.
 var markCounters = []uint32{0, 5048, 5058, 5067, 5090, 77}
 
-func (w *world) rules(queues uint16) {
+// bypass lets packets pass that nobody would serve (struct xt_NFQ_info_v3).
+const bypass = 1
+
+func (w *world) rules(queues uint16, flags byte) {
 	c := w.nft()
 	accept := nftables.ChainPolicyAccept
 	for _, f := range []struct {
@@ -145,8 +148,8 @@ func (w *world) rules(queues uint16) {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: f.vip.AsSlice()},
 		}
 		// This kernel has no nft queue expression; iptables' target works.
-		// struct xt_NFQ_info_v3: queue, number of queues, flags (1: bypass).
-		info := xt.Unknown{0, 0, byte(queues), byte(queues >> 8), 0, 0, 0, 0}
+		// struct xt_NFQ_info_v3: queue, number of queues, flags.
+		info := xt.Unknown{0, 0, byte(queues), byte(queues >> 8), flags, 0, 0, 0}
 		c.AddRule(&nftables.Rule{Table: table, Chain: queue, Exprs: append(toVIP[:2:2], &expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info})})
 		for _, mark := range markCounters {
 			c.AddRule(&nftables.Rule{

@@ -30,13 +30,9 @@ type queue struct {
 // that copies nothing, to which the kernel gives no packets, and the last
 // request, which starts them, is ours.
 func (e *Engine) bind(n uint16) (*queue, error) {
-	flags := uint32(nfqueue.NfQaCfgFlagGSO) // else the kernel would segment every large packet first
-	if e.config.FailOpen {
-		flags |= nfqueue.NfQaCfgFlagFailOpen
-	}
 	nf, err := nfqueue.Open(&nfqueue.Config{
 		NetNS: e.config.NetNS, NfQueue: n, MaxQueueLen: e.config.Length, MaxPacketLen: uint32(e.config.CopyRange),
-		Copymode: nfqueue.NfQnlCopyNone, Flags: flags, AfFamily: unix.AF_INET,
+		Copymode: nfqueue.NfQnlCopyNone, Flags: e.queueFlags(), AfFamily: unix.AF_INET,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("queue %d: netlink socket: %w", n, err)
@@ -59,7 +55,7 @@ func (e *Engine) bindWith(nf *nfqueue.Nfqueue, n uint16) (*queue, error) {
 	if err := nf.SetOption(netlink.NoENOBUFS, true); err != nil {
 		return nil, fmt.Errorf("NETLINK_NO_ENOBUFS: %w", err)
 	}
-	if err := nf.Con.SetReadBuffer(max(minReceiveBuffer, int(e.config.Length)*packetMemory)); err != nil {
+	if err := nf.Con.SetReadBuffer(e.receiveBuffer()); err != nil {
 		return nil, fmt.Errorf("receive buffer: %w", err)
 	}
 	stop := func(error) int { return 1 }
@@ -81,6 +77,17 @@ func (e *Engine) bindWith(nf *nfqueue.Nfqueue, n uint16) (*queue, error) {
 	}
 	return q, nil
 }
+
+func (e *Engine) queueFlags() uint32 {
+	flags := uint32(nfqueue.NfQaCfgFlagGSO) // else the kernel would segment every large packet first
+	if e.config.FailOpen {
+		flags |= nfqueue.NfQaCfgFlagFailOpen
+	}
+	return flags
+}
+
+// receiveBuffer is how large a queue's socket buffer shall be, in bytes.
+func (e *Engine) receiveBuffer() int { return max(minReceiveBuffer, int(e.config.Length)*packetMemory) }
 
 // refused explains EPERM, which says too little.
 func (e *Engine) refused(n uint16, err error) error {
@@ -105,7 +112,10 @@ func (e *Engine) adopt(n uint16, fd int) (*queue, error) {
 	if err != nil {
 		return q, fmt.Errorf("queue %d: what was handed over is no queue's socket: %w", n, err)
 	}
-	if err := errors.Join(q.limit(e.config.Length), q.copy(e.config.CopyRange)); err != nil {
+	const mask = nfqueue.NfQaCfgFlagGSO | nfqueue.NfQaCfgFlagFailOpen
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, e.receiveBuffer()),
+		q.flags(e.queueFlags(), mask), q.limit(e.config.Length), q.copy(e.config.CopyRange))
+	if err != nil {
 		return q, fmt.Errorf("queue %d: %w", n, err)
 	}
 	return q, nil

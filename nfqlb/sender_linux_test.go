@@ -88,3 +88,18 @@ func (s *sender) constantly(packetsPerSecond int) (stop func()) {
 	s.w.t.Cleanup(stop)
 	return stop
 }
+
+// saturating sends as fast as it goes until stop is called.
+func (s *sender) saturating() (stop func()) {
+	var ended atomic.Bool
+	var running sync.WaitGroup
+	running.Go(func() {
+		for !ended.Load() {
+			s.send(batchSize)
+		}
+	})
+	return func() {
+		ended.Store(true)
+		running.Wait()
+	}
+}

@@ -193,7 +193,7 @@ func TestEngineCountsFlushedPackets(t *testing.T) {
 	w.removeRules()
 	h.Resume()
 	await(t, "the count", func() bool { return e.Stats().Flushed == waiting })
-	w.rules(1)
+	w.rules(1, 0)
 	s.send(100)
 	await(t, "packets after the rules came back", func() bool { return total(w.counted()) == 100 })
 	if st := e.Stats(); st.VerdictErrors != 0 {
@@ -234,7 +234,7 @@ func TestEngineNoticesLostQueue(t *testing.T) {
 // unbind gives the queue up and keeps the socket.
 func (q *queue) unbind() error {
 	const nfqaCfgCmd, unbind = 1, 2
-	return q.configure(nfqaCfgCmd, []byte{unbind, 0, 0, unix.AF_INET})
+	return q.configure(attribute{nfqaCfgCmd, []byte{unbind, 0, 0, unix.AF_INET}})
 }
 
 // Should the kernel report lost messages although the engine asked it not to,

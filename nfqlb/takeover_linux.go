@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Names of what is handed over. A process that knows no such name leaves it.
+// Names of what is handed over; a name may go on with which one it is. A
+// process that has no use for a name leaves it.
 const (
 	ControlSocket = "control"
 	TraceSocket   = "trace"
