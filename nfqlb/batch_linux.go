@@ -205,14 +205,16 @@ func (l *batchLoop) serve(n int) error {
 
 // refused counts what the kernel said no to. It is an error if the queue is
 // not this engine's any more.
-func (l *batchLoop) refused(request uint16, errno unix.Errno) error {
+func (l *batchLoop) refused(request []byte, errno unix.Errno) error {
 	switch {
 	case errno == unix.EPERM || errno == unix.ENODEV:
 		return fmt.Errorf("%w: %w", errQueueTaken, errno)
-	case request == nfqnlMsgConfig:
+	case binary.NativeEndian.Uint16(request[4:]) == nfqnlMsgConfig:
 		return fmt.Errorf("the kernel refuses the queue's settings: %w", errno)
-	case errno == unix.ENOENT:
-		l.e.stats.flushed.Add(1)
+	case errno == unix.ENOENT: // the packet is not in the queue any more
+		if len(request) >= verdictSize && binary.BigEndian.Uint32(request[24:]) == nfAccept {
+			l.e.stats.flushed.Add(1)
+		}
 	default:
 		l.e.stats.verdictErrors.Add(1)
 	}

@@ -51,7 +51,7 @@ type EngineStats struct {
 	Batches       uint64 `json:"batches"`        // receive calls that brought packets
 	Malformed     uint64 `json:"malformed"`      // messages that were no whole packet
 	VerdictErrors uint64 `json:"verdict_errors"` // verdicts the kernel did not take
-	Flushed       uint64 `json:"flushed"`        // packets the kernel dropped before their verdict, since a base chain went
+	Flushed       uint64 `json:"flushed"`        // packets that had a verdict to pass, but the kernel had dropped them since a base chain went
 	Overruns      uint64 `json:"overruns"`       // times the kernel said that messages were lost
 }
 

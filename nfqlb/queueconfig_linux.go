@@ -72,12 +72,12 @@ func (q *queue) configure(attributes ...attribute) error {
 	}
 }
 
-// refusal is what the kernel says no to: the type of the request, and why. ok
-// is false for a message that is none.
-func refusal(m []byte) (request uint16, errno unix.Errno, ok bool) {
-	if len(m) < nlmsgErrorRequest+unix.SizeofNlMsghdr || binary.NativeEndian.Uint16(m[4:]) != unix.NLMSG_ERROR {
-		return 0, 0, false
+// refusal is what the kernel says no to, and why. ok is false for a message
+// that is none.
+func refusal(m []byte) (request []byte, errno unix.Errno, ok bool) {
+	if len(m) < nlmsgErrorRequest+nlHeader || binary.NativeEndian.Uint16(m[4:]) != unix.NLMSG_ERROR {
+		return nil, 0, false
 	}
 	code := int32(binary.NativeEndian.Uint32(m[unix.SizeofNlMsghdr:]))
-	return binary.NativeEndian.Uint16(m[nlmsgErrorRequest+4:]), unix.Errno(-code), true
+	return m[nlmsgErrorRequest:], unix.Errno(-code), true
 }

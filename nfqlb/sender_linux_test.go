@@ -22,7 +22,8 @@ type sender struct {
 	to   unix.RawSockaddrLinklayer
 	next int
 
-	sent atomic.Uint64 // packets that the wire took
+	sent    atomic.Uint64 // packets that the wire took
+	refused atomic.Uint64 // times that it did not
 }
 
 func (w *world) sender(packets [][]byte) *sender {
@@ -47,11 +48,16 @@ func (s *sender) send(n int) {
 		took, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.w.client), uintptr(unsafe.Pointer(&s.msgs[s.next])), uintptr(burst), 0, 0, 0)
 		switch {
 		case errno == 0:
+			if int(took) < burst {
+				s.refused.Add(1)
+			}
 			s.sent.Add(uint64(took))
 			s.next = (s.next + int(took)) % len(s.msgs)
 			n -= int(took)
-		case errors.Is(errno, unix.ENOBUFS), errors.Is(errno, unix.EINTR): // the wire is full
+		case errors.Is(errno, unix.ENOBUFS): // the wire is full
+			s.refused.Add(1)
 			runtime.Gosched()
+		case errors.Is(errno, unix.EINTR):
 		default:
 			s.w.t.Errorf("sendmmsg: %v", errno)
 			return
