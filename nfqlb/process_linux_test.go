@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -262,12 +263,12 @@ func TestRestartKeepsDecisions(t *testing.T) {
 			first := w.serveProcess(nil, "--state", c.state)
 			w.setFlow(table)
 			w.send(packets...)
-			await(t, "the packets", func() bool { return total(w.counted()) == 200 })
+			await(t, "the packets", func() bool { return sumOf(w.counted()) == 200 })
 			want := w.counted()
 			c.end(first)
 			w.serveProcess(nil, "--state", c.state)
 			w.send(packets...)
-			await(t, "the packets after the start", func() bool { return total(w.counted()) == 400 })
+			await(t, "the packets after the start", func() bool { return sumOf(w.counted()) == 400 })
 			for mark, n := range w.counted() {
 				if n != 2*want[mark] {
 					t.Errorf("mark %d: %d packets before the start, %d after it", mark, want[mark], n-want[mark])
@@ -302,7 +303,7 @@ func TestCrash(t *testing.T) {
 			w.setFlow(w.shared())
 			s := w.sender(steadyTraffic(50))
 			s.send(100)
-			await(t, "packets", func() bool { return total(w.counted()) == 100 })
+			await(t, "packets", func() bool { return sumOf(w.counted()) == 100 })
 			p.freeze()
 			s.send(100)
 			await(t, "packets that wait", func() bool { return w.queueLine()[2] == 100 })
@@ -314,8 +315,8 @@ func TestCrash(t *testing.T) {
 			p = w.serveProcess(nil, args...)
 			s.send(100)
 			want := 200 + c.unserved
-			await(t, "packets after the crash", func() bool { return total(w.counted()) >= uint64(want) })
-			if got := w.counted(); total(got) != uint64(want) || got[0] != c.unserved {
+			await(t, "packets after the crash", func() bool { return sumOf(w.counted()) >= uint64(want) })
+			if got := w.counted(); sumOf(got) != uint64(want) || got[0] != c.unserved {
 				t.Errorf("100 packets before, 100 that waited, 100 without a process, 100 after the start: %v passed, want %d and %d without a mark", got, want, c.unserved)
 			}
 			p.signal(unix.SIGTERM)
@@ -338,8 +339,8 @@ func TestTermDrains(t *testing.T) {
 			// Without a flow everything is dropped, and counted.
 			w.setFlow(table)
 		}
-		before := total(w.counted())
-		await(t, "packets", func() bool { return total(w.counted()) > before+200 })
+		before := sumOf(w.counted())
+		await(t, "packets", func() bool { return sumOf(w.counted()) > before+200 })
 		p.signal(unix.SIGTERM)
 		p.exit()
 		e, b := p.counts()
@@ -348,7 +349,7 @@ func TestTermDrains(t *testing.T) {
 		}
 		passed += b.Reasons[""]
 	}
-	if got := total(w.counted()); got != passed {
+	if got := sumOf(w.counted()); got != passed {
 		t.Errorf("the processes placed %d packets, %d passed", passed, got)
 	}
 }
@@ -363,14 +364,14 @@ func TestProcessesTakeOver(t *testing.T) {
 	w.setFlow(table)
 	packets := steadyTraffic(200)
 	w.send(packets...)
-	await(t, "the packets", func() bool { return total(w.counted()) == 200 })
+	await(t, "the packets", func() bool { return sumOf(w.counted()) == 200 })
 	share := w.counted()
 
 	s := w.sender(packets)
 	stop := s.constantly(5 * steadyRate)
 	for range 4 {
-		before := total(w.counted())
-		await(t, "packets", func() bool { return total(w.counted()) > before+100 })
+		before := sumOf(w.counted())
+		await(t, "packets", func() bool { return sumOf(w.counted()) > before+100 })
 		next := w.serveProcess(nil, args...)
 		old.exit()
 		old = next
@@ -379,7 +380,7 @@ func TestProcessesTakeOver(t *testing.T) {
 	rest := int((200 - s.sent.Load()%200) % 200) // so that each packet was sent as often
 	s.send(rest)
 	sent := 200 + s.sent.Load()
-	await(t, "the last packets", func() bool { return total(w.counted()) >= sent })
+	await(t, "the last packets", func() bool { return sumOf(w.counted()) >= sent })
 	for mark, n := range w.counted() {
 		if want := share[mark] * int(sent/200); n != want {
 			t.Errorf("mark %d: %d packets, want %d", mark, n, want)
@@ -390,6 +391,36 @@ func TestProcessesTakeOver(t *testing.T) {
 	if _, b := old.counts(); b.Reasons[""] != sent {
 		t.Errorf("the last of 5 processes counts %v packets, %d were sent", b.Reasons, sent)
 	}
+}
+
+// The tun device can be open in one process only, and goes with the last one.
+// The new process gets it, and what the old one kept for it: here a later
+// fragment, whose first one comes to the new process.
+func TestTunIsHandedOver(t *testing.T) {
+	w := newWorld(t, 1)
+	w.inNS(func() {
+		tun, err := OpenTun("wm-probe")
+		if err != nil {
+			unavailable(t, "%v", err)
+		}
+		w.must(tun.Close())
+	})
+	args := []string{"--state", filepath.Join(t.TempDir(), "flows"), "--tun", "nfqlb0", "--ft-ttl", "60000", "--takeover"}
+	old := w.serveProcess(nil, args...)
+	w.setFlow(w.shared())
+	client := netip.MustParseAddr("200.100.0.1")
+	parts := fragmented(client, vip4, protoUDP, 100, 1440, withUDPChecksum(client, vip4, udpPayload(2000, 5001, 2000)))
+	w.send(parts[1])
+	// What follows it in the queue is there when it is decided.
+	packets := steadyTraffic(10)
+	w.send(packets...)
+	await(t, "packets behind the fragment", func() bool { return sumOf(w.counted()) == 10 })
+	next := w.serveProcess(nil, args...)
+	old.exit()
+	w.send(parts[0])
+	await(t, "both fragments", func() bool { return sumOf(w.counted()) == 12 })
+	next.signal(unix.SIGTERM)
+	next.exit()
 }
 
 // A process that cannot take over leaves the old one alone.
@@ -411,7 +442,7 @@ func TestProcessRefusesTakeover(t *testing.T) {
 		}
 	}
 	w.send(steadyTraffic(100)...)
-	await(t, "packets", func() bool { return total(w.counted()) == 100 })
+	await(t, "packets", func() bool { return sumOf(w.counted()) == 100 })
 	old.signal(unix.SIGTERM)
 	old.exit()
 }
@@ -430,7 +461,7 @@ func TestProcessLetsRuntimeIn(t *testing.T) {
 				w.setFlow(w.shared())
 				if busy {
 					defer w.sender(steadyTraffic(256)).saturating()()
-					await(t, "packets", func() bool { return total(w.counted()) > 1000 })
+					await(t, "packets", func() bool { return sumOf(w.counted()) > 1000 })
 				}
 				slowest := time.Duration(0)
 				before := len(p.said("gc "))

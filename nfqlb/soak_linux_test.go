@@ -76,7 +76,7 @@ func TestSoak(t *testing.T) {
 	e, b := s.p.counts()
 
 	sent := s.out.sent.Load()
-	unqueued, placed := uint64(passed[0]), total(passed)-uint64(passed[0])
+	unqueued, placed := uint64(passed[0]), sumOf(passed)-uint64(passed[0])
 	t.Logf("%d packets in %.0f s, %.0f/s; %v", sent, took.Seconds(), float64(sent)/took.Seconds(), s.did)
 	t.Logf("on the way in: %d decided, %d dropped from full queues, %d from full sockets, %d on the wire, %d passed while there was no rule",
 		e.Packets, kernel.tooLong, kernel.notWritten, wire, unqueued)
@@ -241,7 +241,7 @@ func (s *soak) addPassed() {
 
 func (s *soak) passed() (n uint64) {
 	for _, f := range families {
-		n += total(s.countedIn(f.family, passedChain))
+		n += sumOf(s.countedIn(f.family, passedChain))
 	}
 	return n
 }

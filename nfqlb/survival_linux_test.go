@@ -76,7 +76,7 @@ func everything(t *testing.T) *Balancer {
 	return b
 }
 
-func total(counted map[int]int) (n uint64) {
+func sumOf(counted map[int]int) (n uint64) {
 	for _, c := range counted {
 		n += uint64(c)
 	}
@@ -103,7 +103,7 @@ func TestEngineStartsAndDrainsUnderTraffic(t *testing.T) {
 		}
 		received += st.Packets
 	}
-	if passed := total(w.counted()); passed != received {
+	if passed := sumOf(w.counted()); passed != received {
 		t.Fatalf("of %d packets that the engine received, %d passed", received, passed)
 	}
 }
@@ -124,7 +124,7 @@ func TestEngineDrainsWhatWaits(t *testing.T) {
 	if err := end(); err != nil {
 		t.Fatal(err)
 	}
-	if passed := total(w.counted()); passed != waiting {
+	if passed := sumOf(w.counted()); passed != waiting {
 		t.Fatalf("%d packets waited at the end, %d passed", waiting, passed)
 	}
 }
@@ -171,7 +171,7 @@ func TestEngineFullQueue(t *testing.T) {
 		if err := end(); err != nil {
 			t.Fatal(err)
 		}
-		if passed := total(w.counted()); passed != uint64(length+unmarked) {
+		if passed := sumOf(w.counted()); passed != uint64(length+unmarked) {
 			t.Errorf("fail-open %v: %d packets passed, want %d", open, passed, length+unmarked)
 		}
 	}
@@ -195,7 +195,7 @@ func TestEngineCountsFlushedPackets(t *testing.T) {
 	await(t, "the count", func() bool { return e.Stats().Flushed == waiting })
 	w.rules(1, 0)
 	s.send(100)
-	await(t, "packets after the rules came back", func() bool { return total(w.counted()) == 100 })
+	await(t, "packets after the rules came back", func() bool { return sumOf(w.counted()) == 100 })
 	if st := e.Stats(); st.VerdictErrors != 0 {
 		t.Errorf("stats %+v", st)
 	}
@@ -256,11 +256,11 @@ func TestEngineSurvivesOverrun(t *testing.T) {
 	h.Resume()
 	await(t, "the overrun", func() bool { return e.Stats().Overruns > 0 })
 	await(t, "every packet to pass or be counted", func() bool {
-		return total(w.counted())+w.queueLine()[6] == sent
+		return sumOf(w.counted())+w.queueLine()[6] == sent
 	})
-	passed := total(w.counted())
+	passed := sumOf(w.counted())
 	s.send(10)
-	await(t, "packets after it", func() bool { return total(w.counted()) == passed+10 })
+	await(t, "packets after it", func() bool { return sumOf(w.counted()) == passed+10 })
 }
 
 // A second engine learns who has the queue.

@@ -103,11 +103,11 @@ func TestTakeoverLosesNothing(t *testing.T) {
 	}
 	stop()
 	sent := s.sent.Load()
-	await(t, "the last packets", func() bool { return total(w.counted()) >= sent })
+	await(t, "the last packets", func() bool { return sumOf(w.counted()) >= sent })
 	if err := now.end(); err != nil {
 		t.Fatal(err)
 	}
-	if got := total(w.counted()); got != sent || w.counted()[0] != 0 {
+	if got := sumOf(w.counted()); got != sent || w.counted()[0] != 0 {
 		t.Errorf("of %d packets %d passed, by mark %v", sent, got, w.counted())
 	}
 	st := now.b.Stats()
@@ -172,7 +172,7 @@ func TestTakeoverGivenUp(t *testing.T) {
 	}
 	stop()
 	sent := s.sent.Load()
-	await(t, "the last packets", func() bool { return total(w.counted()) == sent })
+	await(t, "the last packets", func() bool { return sumOf(w.counted()) == sent })
 	select {
 	case <-old.taken:
 		t.Error("the old balancer thinks it was taken over")

@@ -129,7 +129,7 @@ func TestTargetChangesUnderConstantTraffic(t *testing.T) {
 		w.send(connections[at : at+probed]...)
 		await(t, "the connections", func() bool {
 			got := w.countedOf(nftables.TableFamilyIPv4)
-			return total(got) == total(want)
+			return sumOf(got) == sumOf(want)
 		})
 		if got := w.countedOf(nftables.TableFamilyIPv4); !maps.Equal(got, want) {
 			t.Fatalf("change %d: connections by mark %v, want %v", i, got, want)
@@ -146,8 +146,8 @@ func TestTargetChangesUnderConstantTraffic(t *testing.T) {
 	took := time.Since(start)
 	stop()
 	sent := s.sent.Load()
-	await(t, "the last packets", func() bool { return total(w.countedOf(nftables.TableFamilyIPv6)) >= sent })
-	if got := w.countedOf(nftables.TableFamilyIPv6); total(got) != sent || got[0] != 0 {
+	await(t, "the last packets", func() bool { return sumOf(w.countedOf(nftables.TableFamilyIPv6)) >= sent })
+	if got := w.countedOf(nftables.TableFamilyIPv6); sumOf(got) != sent || got[0] != 0 {
 		t.Errorf("of %d packets %v passed", sent, got)
 	}
 	if st := b.Stats(); len(st.Reasons) != 1 {
