@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"waymark/nfqlb"
@@ -19,7 +20,7 @@ import (
 // Running the balancer.
 
 func lbServe(args []string) error {
-	f := lbFlags("serve", `[flags]
+	return lbServeFlows(lbFlags("serve", `[flags]
 
 Runs in the foreground until SIGTERM or SIGINT. Flows are set with flow-set;
 their targets are tables made with init and activate, whose changes are
@@ -30,7 +31,12 @@ brings packets from everywhere: its reverse path filter must not be strict.
   waymark lb serve --queue 0:3 --qlength 1024 --promiscuous-ping --hash-mode 0
   ip netns exec lb waymark lb serve --queue 2
   waymark lb serve --tun nfqlb0 --lbshm balancers --metrics :9100
-`)
+`), args, nil)
+}
+
+// lbServeFlows runs the balancer with the options in args, which it adds to f.
+// fixed, unless nil, are the flows that it starts with and lives for.
+func lbServeFlows(f *pflag.FlagSet, args []string, fixed func() []nfqlb.FlowSpec) error {
 	queue := f.String("queue", "2", "NFQUEUE number, or a range like 0:3")
 	length := f.Uint32("qlength", 1024, "packets that wait in each queue")
 	f.Uint32Var(length, "qlen", 1024, "the same")
@@ -56,9 +62,14 @@ brings packets from everywhere: its reverse path filter must not be strict.
 	if err != nil {
 		return err
 	}
+	var flows []nfqlb.FlowSpec
+	if fixed != nil {
+		flows = fixed()
+		seen.optional = true
+	}
 	return runBalancer(nfqlb.Config{
 		HashMode: nfqlb.HashMode(*mode), PromiscuousPing: *ping, NoFlowMark: *noFlow, NoTargetMark: *noTarget,
-	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange()}, fragments, seen)
+	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange()}, fragments, seen, flows)
 }
 
 func lbQueues(s string) (first, last uint16, err error) {
@@ -76,13 +87,18 @@ func lbQueues(s string) (first, last uint16, err error) {
 
 // runBalancer runs the control socket, the watch on the tables and the queues until
 // a signal comes or one of them fails.
-func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, seen *lbSeen) error {
+func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, seen *lbSeen, flows []nfqlb.FlowSpec) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
 	b := nfqlb.NewBalancer(c, func(name string) (*nfqlb.Table, error) { return nfqlb.LoadTable(nfqlb.ShmDir, name) })
+	for _, f := range flows {
+		if err := b.SetFlow(f); err != nil {
+			return err
+		}
+	}
 	log := lbLogger(b)
 	endFragments, err := fragments.start(b, log)
 	if err != nil {
@@ -90,7 +106,7 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 	}
 	defer endFragments()
 	control, err := nfqlb.ListenControl()
-	if err != nil {
+	if err != nil && !seen.without(err, log) {
 		return unsupported(err)
 	}
 	var wait sync.WaitGroup
@@ -107,13 +123,17 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 		})
 	}
 	engine := nfqlb.NewEngine(b, queues)
-	if err := seen.start(ctx, b, engine, run); err != nil {
-		control.Close()
+	if err := seen.start(ctx, b, engine, run, log); err != nil {
+		if control != nil {
+			control.Close()
+		}
 		cancel()
 		wait.Wait()
 		return err
 	}
-	run(func() error { return b.ServeControl(ctx, control) })
+	if control != nil {
+		run(func() error { return b.ServeControl(ctx, control) })
+	}
 	run(func() error {
 		return b.WatchShared(ctx, nfqlb.ShmDir, func(name string, err error) {
 			if err != nil {
