@@ -42,7 +42,9 @@ func contenders(t *testing.T, p *comparePath) (engine, c, stock contender) {
 		t.Fatal(err)
 	}
 	argv := []string{self, "-test.run", "^TestContender$"}
-	env := func(which string) []string { return []string{contenderEnv + "=" + which, contenderEnv + "_DIR=" + p.dir} }
+	env := func(which string) []string {
+		return []string{contenderEnv + "=" + which, contenderEnv + "_DIR=" + p.dir}
+	}
 	return contender{"engine", argv, env("engine")},
 		contender{"C loop", []string{mnl, "0", filepath.Join(p.dir, compareTable), "5000", "5003"}, nil},
 		contender{"go-nfqueue callback", argv, env("stock")}
