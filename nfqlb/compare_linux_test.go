@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,6 +31,15 @@ type contender struct {
 	name string
 	argv []string
 	env  []string
+	load load
+}
+
+// under is the contenders under a load.
+func under(l load, all ...contender) []contender {
+	for i := range all {
+		all[i].load = l
+	}
+	return all
 }
 
 func contenders(t *testing.T, p *comparePath) (engine, c, stock contender) {
@@ -45,9 +56,9 @@ func contenders(t *testing.T, p *comparePath) (engine, c, stock contender) {
 	env := func(which string) []string {
 		return []string{contenderEnv + "=" + which, contenderEnv + "_DIR=" + p.dir}
 	}
-	return contender{"engine", argv, env("engine")},
-		contender{"C loop", []string{mnl, "0", filepath.Join(p.dir, compareTable), "5000", "5003"}, nil},
-		contender{"go-nfqueue callback", argv, env("stock")}
+	return contender{name: "engine", argv: argv, env: env("engine")},
+		contender{name: "C loop", argv: []string{mnl, "0", filepath.Join(p.dir, compareTable), "5000", "5003"}},
+		contender{name: "go-nfqueue callback", argv: argv, env: env("stock")}
 }
 
 // TestContender is the balancer process of a comparison.
@@ -58,7 +69,7 @@ func TestContender(t *testing.T) {
 	}
 	dir := os.Getenv(contenderEnv + "_DIR")
 	b := NewBalancer(Config{}, func(name string) (*Table, error) { return LoadTable(dir, name) })
-	for _, spec := range contenderFlows() {
+	for _, spec := range contenderFlows(t) {
 		if err := b.SetFlow(spec); err != nil {
 			t.Fatal(err)
 		}
@@ -73,11 +84,28 @@ func TestContender(t *testing.T) {
 	}
 }
 
-func contenderFlows() []FlowSpec {
-	return []FlowSpec{{
-		Name: "all", Target: compareTable, Protocols: []string{"tcp", "udp"},
-		Dests: []string{"10.0.0.1/32", "1000::1:a00:1/128"}, DPorts: []string{"5000-5003"},
-	}}
+// contenderFlows is one flow for all, or the list of manyFlows that the
+// environment names and its length.
+func contenderFlows(t *testing.T) (specs []FlowSpec) {
+	list, length, many := strings.Cut(os.Getenv(contenderEnv+"_FLOWS"), ":")
+	if !many {
+		return []FlowSpec{{
+			Name: "all", Target: compareTable, Protocols: []string{"tcp", "udp"},
+			Dests: []string{"10.0.0.1/32", "1000::1:a00:1/128"}, DPorts: []string{"5000-5003"},
+		}}
+	}
+	n, err := strconv.Atoi(length)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range manyFlows {
+		for i := 0; m.name == list && i < n; i++ {
+			spec := m.flow(i, n)
+			spec.Name, spec.Target, spec.Priority = fmt.Sprint("f", i), compareTable, n-i
+			specs = append(specs, spec)
+		}
+	}
+	return specs
 }
 
 // serveStock serves queue 0 as go-nfqueue's documentation shows it.
@@ -112,17 +140,17 @@ func serveStock(t *testing.T, b *Balancer, ready func()) {
 // compareRounds is odd: there is a median.
 const compareRounds = 7
 
-// compare measures each contender in every round, in turns.
-func (p *comparePath) compare(l load, all ...contender) [][]result {
+// compare measures each contender under its load in every round, in turns.
+func (p *comparePath) compare(all ...contender) [][]result {
 	results := make([][]result, len(all))
 	for round := range compareRounds {
 		for k := range all {
 			i := (k + round) % len(all)
 			pid, stop := p.start(all[i].argv, all[i].env...)
-			warm := l
+			warm := all[i].load
 			warm.time = 50 * time.Millisecond
 			p.measure(warm, pid)
-			results[i] = append(results[i], p.measure(l, pid))
+			results[i] = append(results[i], p.measure(all[i].load, pid))
 			stop()
 		}
 	}
@@ -169,8 +197,8 @@ func TestCompareSaturated(t *testing.T) {
 		frame             int
 		least, leastStock float64
 	}{{128, 1.25, 3.5}, {1400, 1.6, 0}} {
-		all := []contender{engine, c, stock}
-		results := p.compare(load{frame: m.frame, batch: 32, time: 400 * time.Millisecond}, all...)
+		all := under(load{frames: p.udpFrames(256, m.frame), batch: 32, time: 400 * time.Millisecond}, engine, c, stock)
+		results := p.compare(all...)
 		for i, r := range results {
 			t.Logf("%4d bytes  %-20s %4.0f kpps  %5.0f ns of the balancer's CPU  engine: %.2f times the rate", m.frame, all[i].name,
 				median(r, rateOf)/1e3, median(r, balancerCPUOf), ratio(results[0], r, rateOf))
@@ -193,9 +221,9 @@ func TestCompareLoaded(t *testing.T) {
 	p := newComparePath(t)
 	engine, c, _ := contenders(t, p)
 	for _, l := range []load{{rate: 10e3, batch: 1}, {rate: 50e3, batch: 1}, {rate: 100e3, batch: 1}, {rate: 300e3, batch: 32}} {
-		l.frame, l.time = 128, 500*time.Millisecond
-		all := []contender{engine, c}
-		results := p.compare(l, all...)
+		l.frames, l.time = p.udpFrames(256, 128), 500*time.Millisecond
+		all := under(l, engine, c)
+		results := p.compare(all...)
 		for i, r := range results {
 			t.Logf("%3.0f kpps  %-10s CPU %5.0f ns of the balancer's, %5.0f in all   latency p50 %5.1f p99 %5.1f µs   lost %.4f",
 				l.rate/1e3, all[i].name, median(r, balancerCPUOf), median(r, allCPUOf), median(r, p50Of), median(r, p99Of), median(r, lostOf))
@@ -209,6 +237,35 @@ func TestCompareLoaded(t *testing.T) {
 			if got > 1 {
 				t.Errorf("%.0f kpps: %s is %.2f of the C loop's", l.rate/1e3, m.what, got)
 			}
+		}
+	}
+}
+
+// TestCompareFlows: two thousand flows place as many packets as one.
+func TestCompareFlows(t *testing.T) {
+	if os.Getenv("WAYMARK_BENCH") == "" {
+		t.Skip("a measurement: make bench runs it")
+	}
+	const many, least = 2000, 0.9
+	p := newComparePath(t)
+	engine, _, _ := contenders(t, p)
+	for _, m := range manyFlows {
+		with := func(n int) contender {
+			c := engine
+			c.env = append(c.env[:len(c.env):len(c.env)], fmt.Sprintf("%s_FLOWS=%s:%d", contenderEnv, m.name, n))
+			c.load = load{batch: 32, time: 400 * time.Millisecond}
+			for i := range 2048 { // each for another flow
+				l3 := m.packet(i%n, uint16(i))
+				c.load.frames = append(c.load.frames, p.frameOf(append(l3, make([]byte, 128-frameHeader-len(l3))...)))
+			}
+			return c
+		}
+		results := p.compare(with(many), with(1))
+		got := ratio(results[0], results[1], rateOf)
+		t.Logf("%-17s %4.0f kpps with %d flows, %4.0f with one: %.3f; %.3f of the balancer's CPU", m.name, median(results[0], rateOf)/1e3, many,
+			median(results[1], rateOf)/1e3, got, ratio(results[0], results[1], balancerCPUOf))
+		if got < least {
+			t.Errorf("%s: %.3f of the rate, want %.2f", m.name, got, least)
 		}
 	}
 }

@@ -21,6 +21,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -38,10 +40,10 @@ import (
 const (
 	senderCPU, balancerCPU = 0, 1
 
-	stampOffset  = 14 + ipv4HeaderLen + 8 // in the frame: the UDP payload
+	frameHeader  = 14
+	stampOffset  = frameHeader + ipv4HeaderLen + udpHeaderLen // the payload
 	latencyStep  = 250 * time.Nanosecond
 	latencySteps = 1 << 14 // the last one has all that took longer
-	compareFlows = 256
 )
 
 // comparePath is the way. Its table's targets are 47, 57, 66 and 89.
@@ -60,7 +62,7 @@ func newComparePath(t testing.TB) *comparePath {
 		unavailable(t, "the sender and the balancer need a processor each")
 	}
 	p := &comparePath{world: newWorld(t, 1), dir: sharedTable(t, compareTable, 47, 57, 66, 89)}
-	p.dropCounters()
+	p.queueAll()
 	p.forward()
 	p.softirqds = softirqThreads(t)
 	w := []string{"all", "default", "nsm-1"}
@@ -75,14 +77,17 @@ func newComparePath(t testing.TB) *comparePath {
 	return p
 }
 
-// dropCounters takes the world's counters, which end a packet's way, out.
-func (p *comparePath) dropCounters() {
+// queueAll sends every IPv4 packet to the queue, and takes the world's counters,
+// which end a packet's way, out.
+func (p *comparePath) queueAll() {
 	c := p.nft()
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-		chain := &nftables.Chain{Name: "after", Table: &nftables.Table{Name: "nfqlb", Family: family}}
-		c.FlushChain(chain)
-		c.DelChain(chain)
-	}
+	table := &nftables.Table{Name: "nfqlb", Family: nftables.TableFamilyIPv4}
+	after, queue := &nftables.Chain{Name: "after", Table: table}, &nftables.Chain{Name: "queue", Table: table}
+	c.FlushChain(after)
+	c.DelChain(after)
+	c.FlushChain(queue)
+	info := xt.Unknown{0, 0, 1, 0, 0, 0, 0, 0} // as in rules
+	c.AddRule(&nftables.Rule{Table: table, Chain: queue, Exprs: []expr.Any{&expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info}}})
 	p.must(c.Flush())
 }
 
@@ -214,10 +219,10 @@ func (l latencies) quantile(q float64) float64 {
 
 // load is what the client sends.
 type load struct {
-	frame int     // bytes, with the Ethernet header
-	rate  float64 // packets/s, evenly; 0: as fast as it can
-	batch int     // packets at a time
-	time  time.Duration
+	frames [][]byte // in turn
+	rate   float64  // packets/s, evenly; 0: as fast as it can
+	batch  int      // packets at a time
+	time   time.Duration
 }
 
 // result is what a load came to. CPU times are in ns for each packet that
@@ -234,12 +239,8 @@ type result struct {
 // measure sends l through the balancer with pid.
 func (p *comparePath) measure(l load, pid int) result {
 	p.t.Helper()
-	frames := make([][]byte, compareFlows)
-	for i := range frames {
-		frames[i] = p.compareFrame(i, l.frame)
-	}
 	before, cpu, kernel := p.latencies(), schedTime(pid), p.softirqTime()
-	s := p.sendPinned(l, frames)
+	s := p.sendPinned(l)
 	after := p.latencies()
 	cpu, kernel = schedTime(pid)-cpu, p.softirqTime()-kernel
 	got := after.since(before)
@@ -261,7 +262,7 @@ type sent struct {
 
 // sendPinned sends from the sender's processor. In the time between packets it
 // spins; what it spends in the kernel is counted apart.
-func (p *comparePath) sendPinned(l load, frames [][]byte) sent {
+func (p *comparePath) sendPinned(l load) sent {
 	done := make(chan sent)
 	go func() {
 		runtime.LockOSThread() // the thread stays pinned, so it ends here
@@ -290,7 +291,7 @@ func (p *comparePath) sendPinned(l load, frames [][]byte) sent {
 				break
 			}
 			for i := range msgs {
-				f := frames[s.packets%len(frames)]
+				f := l.frames[s.packets%len(l.frames)]
 				s.packets++
 				if l.rate > 0 { // else it would be the time in the queue
 					binary.NativeEndian.PutUint64(f[stampOffset:], uint64(zero.Nano()+int64(now)))
@@ -306,14 +307,21 @@ func (p *comparePath) sendPinned(l load, frames [][]byte) sent {
 	return <-done
 }
 
-// compareFrame is a UDP packet of flow i.
-func (p *comparePath) compareFrame(i, size int) []byte {
-	udp := make([]byte, size-14-ipv4HeaderLen)
-	binary.BigEndian.PutUint16(udp, uint16(20000+i))
-	binary.BigEndian.PutUint16(udp[2:], uint16(5000+i%4))
-	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
-	client := netip.AddrFrom4([4]byte{200, 100, 0, byte(i % 64)})
-	return join(p.mac, []byte{2, 0, 0, 0, 0, 1, 0x08, 0x00}, wire(ipv4(client, vip4, protoUDP, 1, 0, udp)))
+// udpFrames are of so many flows and so many bytes.
+func (p *comparePath) udpFrames(flows, size int) (frames [][]byte) {
+	for i := range flows {
+		udp := make([]byte, size-frameHeader-ipv4HeaderLen)
+		binary.BigEndian.PutUint16(udp, uint16(20000+i))
+		binary.BigEndian.PutUint16(udp[2:], uint16(5000+i%4))
+		binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
+		client := netip.AddrFrom4([4]byte{200, 100, 0, byte(i % 64)})
+		frames = append(frames, p.frameOf(ipv4(client, vip4, protoUDP, 1, 0, udp)))
+	}
+	return frames
+}
+
+func (p *comparePath) frameOf(l3 []byte) []byte {
+	return join(p.mac, []byte{2, 0, 0, 0, 0, 1, 0x08, 0x00}, wire(l3))
 }
 
 // start runs a balancer on its processor, in the balancer's namespace, until
