@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -172,11 +171,6 @@ func median(all []result, of func(result) float64) float64 {
 		values[i] = of(r)
 	}
 	return medianOf(values)
-}
-
-func medianOf(v []float64) float64 {
-	slices.Sort(v)
-	return v[len(v)/2]
 }
 
 func rateOf(r result) float64        { return r.rate }
