@@ -10,6 +10,7 @@ LDFLAGS  := -s -w
 # Debian packages, by what needs them.
 TEST_PACKAGES := qemu-system-x86 kmod xz-utils tcpdump tshark
 GEN_PACKAGES  := clang-19 llvm-19 libbpf-dev clang-format-19
+BENCH_PACKAGES := gcc libc6-dev libmnl-dev
 
 .PHONY: all build generate demo test test-host test-vm fuzz bench soak lint deps gen-deps drift image clean help
 
@@ -30,9 +31,11 @@ demo: build ## the Meridio lab, traced; without root, a recording of it
 test: deps gen-deps ## everything: generated code, host kernel, both VMs, fuzzing
 	@.ci/test.sh "$(KERNELS)" "$(FUZZTIME)"
 
-bench: ## what tracing costs, measured here
+bench: ## what tracing and balancing cost, measured here
+	@if [ "$$(id -u)" = 0 ]; then .ci/packages.sh $(BENCH_PACKAGES); fi
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime 1s ./tracer ./tracer/filter ./nfqlb ./decoder ./decoder/pcapng
 	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestOverhead' -v ./cmd/waymark
+	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestBenchLimits|^TestCompare' -v ./nfqlb
 
 SOAK_PACKETS ?= 50000000
 

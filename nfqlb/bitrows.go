@@ -121,14 +121,20 @@ func (r *bitRows) own(row flowRow, i int) *flowBlock {
 }
 
 // word is the row's word w.
-func (r *bitRows) word(row flowRow, w int) uint64 {
-	return r.blocks[r.ref[int(row)*r.refs+w/blockWords]][w%blockWords]
+func (r *bitRows) word(row flowRow, w int) uint64 { return r.block(row, w/blockWords)[w%blockWords] }
+
+// block is the row's block i.
+func (r *bitRows) block(row flowRow, i int) *flowBlock {
+	return &r.blocks[r.ref[int(row)*r.refs+i]]
 }
 
 // has tells whether the flow is in the set.
 func (r *bitRows) has(row flowRow, flow int) bool {
-	if row&oneFlow != 0 {
+	switch {
+	case row&oneFlow != 0:
 		return row == oneFlow|flowRow(flow)
+	case row == allFlows: // what most fields of most packets give
+		return true
 	}
 	return r.word(row, flow/64)>>(flow%64)&1 != 0
 }

@@ -112,5 +112,12 @@ func checkOK(answer []byte) error {
 	if text == "" {
 		text = "it closed the connection"
 	}
-	return fmt.Errorf("the balancer refused: %s", strings.TrimPrefix(text, "FAIL: "))
+	return &RefusedError{text}
+}
+
+// RefusedError is a balancer's answer that is not OK.
+type RefusedError struct{ Answer string } // "FAIL: " and why, mostly
+
+func (e *RefusedError) Error() string {
+	return "the balancer refused: " + strings.TrimPrefix(e.Answer, "FAIL: ")
 }

@@ -307,6 +307,7 @@ func BenchmarkDecide(b *testing.B) {
 		{"v6", 1, ipv6(client6, dst6, protoTCP, ports(40000, 5000), make([]byte, 8))},
 		{"v4-10-flows", 10, ipv4(src4, dst4, protoTCP, 1, 0, ports(40000, 5000), make([]byte, 8))},
 		{"v4-100-flows", 100, ipv4(src4, dst4, protoTCP, 1, 0, ports(40000, 5000), make([]byte, 8))},
+		{"v6-100-flows", 100, ipv6(client6, dst6, protoTCP, ports(40000, 5000), make([]byte, 8))},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			var specs []FlowSpec
@@ -324,13 +325,17 @@ func BenchmarkDecide(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			var p Packet
-			b.ReportAllocs()
-			for b.Loop() {
-				if d := Decide(s, c.packet, &p); !d.Accept {
-					b.Fatal(d.Why)
-				}
-			}
+			benchDecide(b, s, c.packet)
 		})
+	}
+}
+
+func benchDecide(b *testing.B, s *State, l3 []byte) {
+	var p Packet
+	b.ReportAllocs()
+	for b.Loop() {
+		if d := Decide(s, l3, &p); !d.Accept {
+			b.Fatal(d.Why)
+		}
 	}
 }

@@ -36,6 +36,8 @@ type FragmentConfig struct {
 	// Stats is where to count, such as shared memory; nil: in private.
 	Stats *FragCounters
 
+	injected func(bytes int, err error) // told of each fragment given back; nil: nobody
+
 	now func() time.Duration // tests have a clock of their own
 }
 
@@ -341,8 +343,13 @@ func (f *fragTable) discard(chain int32) {
 func (f *fragTable) inject(chain int32) {
 	failed := uint32(0)
 	for i := chain; i != none; i = f.store.items[i].next {
-		if err := f.config.Inject(f.store.packet(i)); err != nil {
+		packet := f.store.packet(i)
+		err := f.config.Inject(packet)
+		if err != nil {
 			failed++
+		}
+		if f.config.injected != nil {
+			f.config.injected(len(packet), err)
 		}
 	}
 	f.mu.Lock()

@@ -101,11 +101,17 @@ func (r *bitRows) first(a, b, c, d, e flowRow) int {
 		n := flowRow(r.sums)
 		at := flowRow(s)
 		sum := r.sum[a*n+at] & r.sum[b*n+at] & r.sum[c*n+at] & r.sum[d*n+at] & r.sum[e*n+at]
-		for ; sum != 0; sum &= sum - 1 {
-			w := s*64 + bits.TrailingZeros64(sum)
-			if v := r.word(a, w) & r.word(b, w) & r.word(c, w) & r.word(d, w) & r.word(e, w); v != 0 {
-				return w*64 + bits.TrailingZeros64(v)
+		for sum != 0 {
+			w := bits.TrailingZeros64(sum)
+			block := s*(64/blockWords) + w/blockWords
+			ba, bb, bc, bd, be := r.block(a, block), r.block(b, block), r.block(c, block), r.block(d, block), r.block(e, block)
+			// In a block that is looked at, words of 0 cost less than to skip.
+			for i := w % blockWords; i < blockWords; i++ {
+				if v := ba[i] & bb[i] & bc[i] & bd[i] & be[i]; v != 0 {
+					return (block*blockWords+i)*64 + bits.TrailingZeros64(v)
+				}
 			}
+			sum &= ^uint64(0) << (w | (blockWords - 1)) << 1
 		}
 	}
 	return -1

@@ -53,3 +53,19 @@ func (k *Key) SrcPort() uint16 { return binary.BigEndian.Uint16(k[36:]) }
 func (k *Key) DstPort() uint16 { return binary.BigEndian.Uint16(k[38:]) }
 
 func (k *Key) setProto(p uint8) { k[34], k[35] = p, 0 }
+
+// The two below write whole words: the key is read as words soon after, and a
+// processor makes a read wait that takes from several writes.
+
+// setIPv4 is the addresses of an IPv4 packet, 4 bytes each; k is empty.
+func (k *Key) setIPv4(src, dst []byte) {
+	const mapped = 0xffff << 16 // bytes 10 and 11 of the address
+	binary.LittleEndian.PutUint64(k[8:], mapped|uint64(binary.LittleEndian.Uint32(src))<<32)
+	binary.LittleEndian.PutUint64(k[24:], mapped|uint64(binary.LittleEndian.Uint32(dst))<<32)
+}
+
+// setTail is what follows the addresses: no id, the protocol, and the ports as
+// they are in the packet.
+func (k *Key) setTail(proto uint8, ports uint32) {
+	binary.LittleEndian.PutUint64(k[32:], uint64(proto)<<16|uint64(ports)<<32)
+}

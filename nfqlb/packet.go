@@ -174,8 +174,8 @@ func skipExtensions(b []byte, p *Packet) (proto uint8, off int, err error) {
 
 // parseTransport fills in protocol and ports of the transport header at off.
 func parseTransport(b []byte, off int, proto uint8, udpencap uint16, p *Packet) error {
-	p.Key.setProto(proto)
 	if proto != protoTCP && proto != protoUDP && proto != protoSCTP {
+		p.Key.setTail(proto, 0)
 		p.Kind |= AddressesOnly
 		return nil
 	}
@@ -187,17 +187,11 @@ func parseTransport(b []byte, off int, proto uint8, udpencap uint16, p *Packet) 
 		if len(b) < off+4 {
 			return ErrTruncated
 		}
-		p.Key.setProto(protoSCTP)
+		proto = protoSCTP
 		p.Kind |= Encapsulated
 	}
-	copy(p.Key[36:40], b[off:off+4])
+	p.Key.setTail(proto, binary.LittleEndian.Uint32(b[off:]))
 	return nil
 }
 
 const udpHeaderLen = 8
-
-func (k *Key) setIPv4(src, dst []byte) {
-	k[10], k[11], k[26], k[27] = 0xff, 0xff, 0xff, 0xff
-	copy(k[12:16], src)
-	copy(k[28:32], dst)
-}

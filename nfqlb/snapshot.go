@@ -61,7 +61,7 @@ func ServeOptions(args []string) (c Config, name string, ok bool) {
 	default:
 		return c, "", false
 	}
-	if len(rest) == 0 || rest[0] != "flowlb" && rest[0] != "serve" {
+	if len(rest) == 0 || rest[0] != "flowlb" && rest[0] != "serve" && rest[0] != "lb" {
 		return c, "", false
 	}
 	c.HashMode = HashSCTPPorts // the default

@@ -18,6 +18,7 @@ func TestServeOptions(t *testing.T) {
 		{"/bin/nfqlb flowlb --queue=0:3", Config{HashMode: HashSCTPPorts}, "nfqlb"},
 		{"/usr/bin/waymark lb serve --hash-mode 0 --promiscuous-ping", Config{PromiscuousPing: true}, "waymark"},
 		{"waymark lb serve --promiscuous-ping=false", Config{HashMode: HashSCTPPorts}, "waymark"},
+		{"nfqlb lb --tshm=vips --queue=2 --hash_mode=0", Config{}, "nfqlb"},
 		{"nfqlb show", Config{}, ""},
 		{"waymark trace", Config{}, ""},
 		{"waymark lb", Config{}, ""},

@@ -75,6 +75,7 @@ func (b *Balancer) TrackFragments(c FragmentConfig) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
+	c.injected = b.traceInjected
 	b.frags = newFragTable(c)
 	return nil
 }

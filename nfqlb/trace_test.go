@@ -4,6 +4,7 @@ package nfqlb
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -37,6 +38,23 @@ func traceOf(b *Balancer, mask TraceMask, packets ...[]byte) string {
 		b.Decide(l3, &p)
 	}
 	return string(b.trace.take(c, nil))
+}
+
+// The fragments that are given back are told before the one that freed them.
+func TestTraceOfInjectedFragments(t *testing.T) {
+	var fail error
+	w := newFragWorld(t, func(c *FragmentConfig) { c.Inject = func([]byte) error { return fail } })
+	f := fragmented(src4, vip4, protoUDP, 1, 1400, udpPayload(1, 5001, 3000))
+	const kept, first = "Fragment stored\n", "First fragment\n"
+	want := kept + kept + fmt.Sprintf("Frag injected, len=%d, rc=%[1]d\nFrag injected, len=%d, rc=%[2]d\n", len(f[2]), len(f[1])) + first
+	if got := traceOf(w.Balancer, TraceFrag, f[2], f[1], f[0]); got != want {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	f, fail = fragmented(src4, vip4, protoUDP, 2, 1400, udpPayload(1, 5001, 2000)), errors.New("device is down")
+	want = kept + fmt.Sprintf("Frag injected, len=%d, rc=-1\n", len(f[1])) + first
+	if got := traceOf(w.Balancer, TraceFrag, f[1], f[0]); got != want {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
 }
 
 // The texts are nfqlb's.

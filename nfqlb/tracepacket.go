@@ -133,6 +133,19 @@ func appendFragment(text []byte, d *Decision) []byte {
 	return append(strconv.AppendInt(text, int64(d.Mark), 10), '\n')
 }
 
+// traceInjected is about a kept fragment that was given back to the kernel. rc
+// is what write(2) returned.
+func (b *Balancer) traceInjected(bytes int, err error) {
+	if TraceMask(b.tracing.Load())&TraceFrag == 0 {
+		return // formatting would allocate
+	}
+	rc := bytes
+	if err != nil {
+		rc = -1
+	}
+	b.tracef(TraceFrag, "Frag injected, len=%d, rc=%d\n", bytes, rc)
+}
+
 func appendFirstFragment(text []byte, d *Decision) []byte {
 	text = append(text, "First fragment\n"...)
 	if d.Why == NoFragmentRoom {

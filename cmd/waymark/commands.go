@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 )
 
 // commands is every command of waymark, in the order help lists them. It is a
@@ -27,12 +26,8 @@ func commands() []command {
 	}
 }
 
-// dispatch runs the command that args name. Linked or named nfqlb, the binary
-// is the balancer's command alone.
+// dispatch runs the command that args name.
 func dispatch(args []string) error {
-	if filepath.Base(args[0]) == "nfqlb" {
-		return lookup("lb").run(args[1:])
-	}
 	if len(args) < 2 {
 		return fmt.Errorf("no command given; `waymark help` lists them")
 	}

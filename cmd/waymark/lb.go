@@ -54,18 +54,18 @@ func runLB(args []string) error {
 }
 
 func printLBCommands(w io.Writer) {
-	fmt.Fprint(w, "usage: waymark lb COMMAND [flags]\n\n")
+	fmt.Fprint(w, inNameOf("usage: waymark lb COMMAND [flags]\n\n"))
 	for _, c := range lbSubcommands() {
 		if !c.hidden {
 			fmt.Fprintf(w, "  %-22s %s\n", c.name, c.brief)
 		}
 	}
-	fmt.Fprint(w, `
+	fmt.Fprint(w, inNameOf(`
 examples:
   waymark lb serve --queue 0:3 --promiscuous-ping --hash-mode 0
   waymark lb init --shm vips --M 10000 --N 100 && waymark lb activate --shm vips --index 47 5048
   waymark lb flow-set --name web --target vips --protocols tcp --dsts 10.0.0.1/32 --dports 5000-5003
-`)
+`))
 }
 
 // lbFlags is the flag set of a balancer command. Flags may be written with
@@ -77,7 +77,7 @@ func lbFlags(name, usage string) *pflag.FlagSet {
 		return pflag.NormalizedName(strings.ReplaceAll(flag, "_", "-"))
 	})
 	f.Usage = func() {
-		fmt.Printf("usage: waymark lb %s %s\n\n%s", name, strings.TrimSpace(usage), f.FlagUsages())
+		fmt.Printf("usage: %s %s %s\n\n%s", lbName, name, inNameOf(strings.TrimSpace(usage)), inNameOf(f.FlagUsages()))
 	}
 	return f
 }

@@ -4,17 +4,23 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"waymark/nfqlb"
 )
 
 // The balancer's options for being seen from outside.
 
-type lbSeen struct{ traceAddress, metrics string }
+type lbSeen struct {
+	traceAddress, metrics string
+	optional              bool // go on if another balancer has the sockets already
+}
 
 func lbSeenFlags(f *pflag.FlagSet) *lbSeen {
 	o := new(lbSeen)
@@ -33,7 +39,7 @@ func (o *lbSeen) check() error {
 }
 
 // start opens the sockets and hands what serves them to run.
-func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, e *nfqlb.Engine, run func(func() error), life *lbLife) error {
+func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, e *nfqlb.Engine, run func(func() error), life *lbLife, log zerolog.Logger) error {
 	var metrics net.Listener
 	if o.metrics != "" {
 		var err error
@@ -43,15 +49,27 @@ func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, e *nfqlb.Engine, 
 		}
 	}
 	trace, err := life.listen(nfqlb.TraceSocket+" "+o.traceAddress, func() (net.Listener, error) { return nfqlb.ListenTrace(o.traceAddress) })
-	if err != nil {
+	if err != nil && !o.without(err, log) {
 		if metrics != nil {
 			metrics.Close()
 		}
 		return unsupported(err)
 	}
-	run(func() error { return b.ServeTrace(ctx, trace, nfqlb.ShmDir) })
+	if trace != nil {
+		run(func() error { return b.ServeTrace(ctx, trace, nfqlb.ShmDir) })
+	}
 	if metrics != nil {
 		run(func() error { return lbServeMetrics(ctx, metrics, e.Metrics) })
 	}
 	return nil
+}
+
+// without tells whether the balancer serves although opening a socket failed
+// with err.
+func (o *lbSeen) without(err error, log zerolog.Logger) bool {
+	if !o.optional || !errors.Is(err, unix.EADDRINUSE) {
+		return false
+	}
+	log.Warn().Err(err).Msg("not reachable for commands or traces")
+	return true
 }

@@ -60,7 +60,11 @@ type process struct {
 }
 
 func startWaymark(t *testing.T, ctx context.Context, stderr bool, args ...string) *process {
-	p := &process{Cmd: exec.CommandContext(ctx, waymarkBin, args...), t: t, lines: make(chan string, 1000)}
+	return startProgram(t, ctx, stderr, waymarkBin, args...)
+}
+
+func startProgram(t *testing.T, ctx context.Context, stderr bool, program string, args ...string) *process {
+	p := &process{Cmd: exec.CommandContext(ctx, program, args...), t: t, lines: make(chan string, 1000)}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Error(err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"waymark/nfqlb"
@@ -19,7 +20,7 @@ import (
 // Running the balancer.
 
 func lbServe(args []string) error {
-	f := lbFlags("serve", `[flags]
+	return lbServeFlows(lbFlags("serve", `[flags]
 
 Runs in the foreground until SIGTERM or SIGINT, after which packets that wait
 get their verdicts. Flows are set with flow-set;
@@ -32,7 +33,12 @@ brings packets from everywhere: its reverse path filter must not be strict.
   ip netns exec lb waymark lb serve --queue 2
   waymark lb serve --queue 0:3 --takeover   # from a running one, with its flags
   waymark lb serve --tun nfqlb0 --lbshm balancers --metrics :9100
-`)
+`), args, nil)
+}
+
+// lbServeFlows runs the balancer with the options in args, which it adds to f.
+// fixed, unless nil, are the flows that it starts with and lives for.
+func lbServeFlows(f *pflag.FlagSet, args []string, fixed func() []nfqlb.FlowSpec) error {
 	queue := f.String("queue", "2", "NFQUEUE number, or a range like 0:3")
 	length := f.Uint32("qlength", 1024, "packets that wait in each queue")
 	f.Uint32Var(length, "qlen", 1024, "the same")
@@ -60,9 +66,15 @@ brings packets from everywhere: its reverse path filter must not be strict.
 	if err != nil {
 		return err
 	}
+	var flows []nfqlb.FlowSpec
+	if fixed != nil {
+		flows = fixed()
+		seen.optional = true
+		life.state = lbStateNone
+	}
 	return runBalancer(nfqlb.Config{
 		HashMode: nfqlb.HashMode(*mode), PromiscuousPing: *ping, NoFlowMark: *noFlow, NoTargetMark: *noTarget,
-	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange(), FailOpen: *failOpen}, fragments, seen, life)
+	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange(), FailOpen: *failOpen}, fragments, seen, life, flows)
 }
 
 func lbQueues(s string) (first, last uint16, err error) {
@@ -80,13 +92,18 @@ func lbQueues(s string) (first, last uint16, err error) {
 
 // runBalancer runs the control socket, the watch on the tables and the queues until
 // a signal comes or one of them fails.
-func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, seen *lbSeen, life *lbLife) error {
+func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, seen *lbSeen, life *lbLife, flows []nfqlb.FlowSpec) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
 	b := nfqlb.NewBalancer(c, func(name string) (*nfqlb.Table, error) { return nfqlb.LoadTable(nfqlb.ShmDir, name) })
+	for _, f := range flows {
+		if err := b.SetFlow(f); err != nil {
+			return err
+		}
+	}
 	log := lbLogger(b)
 	if err := life.begin(ctx, b, log); err != nil {
 		return err
@@ -98,7 +115,7 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 	}
 	defer endFragments()
 	control, err := life.listen(nfqlb.ControlSocket, nfqlb.ListenControl)
-	if err != nil {
+	if err != nil && !seen.without(err, log) {
 		return unsupported(err)
 	}
 	var wait sync.WaitGroup
@@ -118,18 +135,22 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 	// Nothing runs before everything is open: a balancer that is taken over
 	// ends then.
 	var parts []func() error
-	err = seen.start(ctx, b, engine, func(part func() error) { parts = append(parts, part) }, life)
+	err = seen.start(ctx, b, engine, func(part func() error) { parts = append(parts, part) }, life, log)
 	if err == nil {
 		err = life.inherit(b, engine, log, cancel)
 	}
 	if err != nil {
-		control.Close()
+		if control != nil {
+			control.Close()
+		}
 		return err
 	}
 	for _, part := range parts {
 		run(part)
 	}
-	run(func() error { return b.ServeControl(ctx, control) })
+	if control != nil {
+		run(func() error { return b.ServeControl(ctx, control) })
+	}
 	run(func() error {
 		return b.WatchShared(ctx, nfqlb.ShmDir, func(name string, err error) {
 			if err != nil {

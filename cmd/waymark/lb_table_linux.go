@@ -18,6 +18,7 @@ func lbSystemCommands() []command {
 	return []command{
 		{name: "serve", brief: "run the balancer", run: lbServe},
 		{name: "flowlb", brief: "serve, by nfqlb's name", run: lbFlowLB, hidden: true},
+		{name: "lb", brief: "run the balancer for one table, without flows", run: lbSingle},
 		{name: "init", brief: "make an empty table for targets", run: lbInit},
 		{name: "activate", brief: "add targets to a table", run: lbActivate},
 		{name: "deactivate", brief: "take targets out of a table", run: lbDeactivate},

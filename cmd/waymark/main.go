@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/pflag"
 )
@@ -52,6 +53,9 @@ func unsupported(err error) error { return exitError{exitUnsupported, err} }
 func main() { os.Exit(run(os.Args)) }
 
 func run(args []string) int {
+	if filepath.Base(args[0]) == nfqlbName {
+		return nfqlbExit(dispatchNfqlb(args[1:]))
+	}
 	err := dispatch(args)
 	switch {
 	case err == nil, errors.Is(err, pflag.ErrHelp):
