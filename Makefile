@@ -34,6 +34,11 @@ bench: ## what tracing costs, measured here
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime 1s ./tracer ./tracer/filter ./nfqlb ./decoder ./decoder/pcapng
 	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestOverhead' -v ./cmd/waymark
 
+SOAK_PACKETS ?= 50000000
+
+soak: ## 50 million packets through the balancer while everything around it changes
+	WAYMARK_SOAK=1 WAYMARK_SOAK_PACKETS=$(SOAK_PACKETS) $(GO) test -count=1 -timeout 60m -run '^TestSoak$$' -v ./nfqlb
+
 lint: gen-deps ## vet, staticcheck, gofumpt, clang-format
 	@.ci/lint.sh
 

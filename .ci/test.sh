@@ -43,11 +43,11 @@ if [ "$(id -u)" = 0 ]; then
 			# No tcpdump in there; what it is compared with runs on the host.
 			[ $p = tracer/filter ] && flags="-test.short -test.skip SameAsTcpdump|Fuzz"
 			step "Debian kernel $k: $p"
-			# 1,000 connections: every instruction is emulated there.
+			# 1,000 connections, 100 target changes: every instruction is emulated there.
 			# shellcheck disable=SC2086 # a list of words
 			"$out/vmtest" --kernel "$k" --timeout 10m --dir "$p" --file scenarios/meridio --file testdata --file README.md \
 				--file "$out/waymark:/usr/bin/waymark" --file /bin/sleep:/bin/sleep \
-				--env WAYMARK_BIN=/usr/bin/waymark --env WAYMARK_CI --env WAYMARK_CONNECTIONS=1000 \
+				--env WAYMARK_BIN=/usr/bin/waymark --env WAYMARK_CI --env WAYMARK_CONNECTIONS=1000 --env WAYMARK_TARGET_CHANGES=100 \
 				"$out/$(basename "$p").test" -test.timeout 9m $flags
 		done
 		ran="$ran, $(release "$k")"

@@ -5,6 +5,7 @@ package nfqlb
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,13 @@ type Balancer struct {
 	flows   []*flow    // in the order they were set
 	targets map[string]*Target
 	load    func(name string) (*Table, error)
+	keep    func([]FlowSpec)             // is told each change of the flows; may be nil
+	settle  func()                       // waits until no packet is between its decision and its verdict; may be nil
+	changed func(name string, err error) // WatchShared's; may be nil
+
+	changes sync.Mutex     // is held while the flows change, or must not
+	heir    bool           // another process has taken over: changes are its business; with changes held
+	offer   func(net.Conn) // answers a process that wants to take over; nil: nothing to offer
 
 	trace tracer
 }
@@ -48,13 +56,38 @@ type FlowStatus struct {
 
 // SetFlow adds a flow, or replaces the one of the same name and keeps its
 // count. It fails if the spec is wrong or the target's table is not there.
-func (b *Balancer) SetFlow(spec FlowSpec) error {
+func (b *Balancer) SetFlow(spec FlowSpec) error { return b.SetFlows([]FlowSpec{spec}) }
+
+// SetFlows sets several flows at once. Those that fail are left out.
+func (b *Balancer) SetFlows(specs []FlowSpec) error {
+	b.changes.Lock()
+	defer b.changes.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.heir {
+		return errTakenOver
+	}
+	var errs []error
+	for _, spec := range specs {
+		if err := b.put(spec); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 0 || len(errs) < len(specs) {
+		b.publish()
+		b.kept()
+	}
+	return errors.Join(errs...)
+}
+
+var errTakenOver = errors.New("a new process has just taken the balancer over; try again")
+
+// put sets a flow without putting it in force. b.mu is held.
+func (b *Balancer) put(spec FlowSpec) error {
 	f, err := compileFlow(spec)
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if f.target, err = b.target(spec.Target); err != nil {
 		return err
 	}
@@ -64,20 +97,40 @@ func (b *Balancer) SetFlow(spec FlowSpec) error {
 	} else {
 		b.flows = append(b.flows, f)
 	}
-	b.publish()
 	return nil
+}
+
+// specs are the flows as they were set, in that order. b.mu is held.
+func (b *Balancer) specs() []FlowSpec {
+	out := make([]FlowSpec, len(b.flows))
+	for i, f := range b.flows {
+		out[i] = f.spec
+	}
+	return out
+}
+
+func (b *Balancer) kept() {
+	if b.keep != nil {
+		b.keep(b.specs())
+	}
 }
 
 // DeleteFlow removes a flow; the error is ErrNoFlow if there is none.
 func (b *Balancer) DeleteFlow(name string) error {
+	b.changes.Lock()
+	defer b.changes.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.heir {
+		return errTakenOver
+	}
 	i := b.index(name)
 	if i < 0 {
 		return ErrNoFlow
 	}
 	b.flows = slices.Delete(slices.Clone(b.flows), i, i+1)
 	b.publish()
+	b.kept()
 	return nil
 }
 
@@ -129,6 +182,22 @@ func (b *Balancer) Reload(name string) (changed bool, err error) {
 	t.SetTable(table)
 	b.tracef(TraceTarget, "Targets changed; %s\n", name)
 	return true, nil
+}
+
+// reloadNow reloads a target's table and waits until the new one is in force
+// for every packet: none that was placed by the old one is still to leave.
+func (b *Balancer) reloadNow(name string) error {
+	changed, err := b.Reload(name)
+	b.mu.Lock()
+	tell, settle := b.changed, b.settle
+	b.mu.Unlock()
+	if tell != nil && (changed || err != nil) {
+		tell(name, err)
+	}
+	if settle != nil {
+		settle() // even if nothing changed: the watch may have been faster
+	}
+	return err
 }
 
 // Decide places a packet as the function Decide does, and counts it.

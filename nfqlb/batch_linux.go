@@ -4,6 +4,7 @@ package nfqlb
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -32,6 +33,7 @@ type batchLoop struct {
 	fd     int
 	stop   *waker
 	packet Packet
+	batch  atomic.Uint64 // odd from before the first decision of a batch to after its verdicts
 
 	polled [2]unix.PollFd // fd and stop
 	pause  unix.Timespec
@@ -45,6 +47,10 @@ type batchLoop struct {
 const (
 	batchSize = 64
 	idleAfter = time.Millisecond // ten gaps of 10,000 packets/s; below, calls are cheap enough
+
+	// maxSendTries is how often verdicts are sent that the kernel has no memory
+	// for, once the engine shall end.
+	maxSendTries = 10000
 
 	// messageRoom is for what is around a packet: 16 + 4 bytes of headers and
 	// about 150 of attributes. A longer message is cut, which is seen and
@@ -79,7 +85,9 @@ const (
 
 func newBatchLoop(e *Engine, number uint16, fd int, stop *waker) *batchLoop {
 	l := &batchLoop{e: e, fd: fd, stop: stop}
-	l.polled = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(stop.fd), Events: unix.POLLIN}}
+	if stop != nil { // else it only drains
+		l.polled = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(stop.fd), Events: unix.POLLIN}}
+	}
 	messageSize := (e.config.CopyRange + messageRoom + 63) &^ 63
 	bufs := make([]byte, batchSize*messageSize)
 	for i := range l.msgs {
@@ -106,21 +114,42 @@ func newBatchLoop(e *Engine, number uint16, fd int, stop *waker) *batchLoop {
 // run serves the queue until stop is woken.
 func (l *batchLoop) run() error {
 	for !l.stop.woken.Load() {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
-		switch {
-		case errno == 0 && n > 0:
-			if err := l.serve(int(n)); err != nil {
-				return err
-			}
-		case errno == unix.EAGAIN:
+		empty, err := l.receive()
+		if err != nil {
+			return err
+		}
+		if empty {
 			l.wait()
-		case errno == unix.EINTR:
-			runtime.Gosched()
-		default:
-			return fmt.Errorf("recvmmsg: %w", errno)
 		}
 	}
 	return nil
+}
+
+// drain serves what the socket has.
+func (l *batchLoop) drain() error {
+	for {
+		if empty, err := l.receive(); empty || err != nil {
+			return err
+		}
+	}
+}
+
+// receive serves one batch, if there is one.
+func (l *batchLoop) receive() (empty bool, err error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
+	switch {
+	case errno == 0 && n > 0:
+		return false, l.serve(int(n))
+	case errno == unix.EAGAIN:
+		return true, nil
+	case errno == unix.EINTR:
+		runtime.Gosched()
+		return false, nil
+	case errno == unix.ENOBUFS: // packets were lost; the kernel counts how many
+		l.e.stats.overruns.Add(1)
+		return false, nil
+	}
+	return false, fmt.Errorf("recvmmsg: %w", errno)
 }
 
 // wait returns when packets are there, stop was woken, or the runtime wanted
@@ -139,16 +168,18 @@ func (l *batchLoop) wait() {
 
 // serve decides the n received messages and sends the verdicts.
 func (l *batchLoop) serve(n int) error {
+	l.batch.Add(1)
+	defer l.batch.Add(1)
 	verdicts, packets := 0, 0
 	for i := range n {
 		m := &l.msgs[i]
 		msg := l.bufs[i][:min(int(m.n), len(l.bufs[i]))]
 		id, payload, ok := packetOfMessage(msg)
 		if !ok {
-			// An error message tells of a verdict that came too late: the
-			// queue was flushed meanwhile.
-			if isError(msg) {
-				l.e.stats.verdictErrors.Add(1)
+			if request, errno, isRefusal := refusal(msg); isRefusal {
+				if err := l.refused(request, errno); err != nil {
+					return err
+				}
 				continue
 			}
 			l.e.stats.malformed.Add(1)
@@ -172,12 +203,32 @@ func (l *batchLoop) serve(n int) error {
 	return l.send(verdicts)
 }
 
+// refused counts what the kernel said no to. It is an error if the queue is
+// not this engine's any more.
+func (l *batchLoop) refused(request []byte, errno unix.Errno) error {
+	switch {
+	case errno == unix.EPERM || errno == unix.ENODEV:
+		return fmt.Errorf("%w: %w", errQueueTaken, errno)
+	case binary.NativeEndian.Uint16(request[4:]) == nfqnlMsgConfig:
+		return fmt.Errorf("the kernel refuses the queue's settings: %w", errno)
+	case errno == unix.ENOENT: // the packet is not in the queue any more
+		if len(request) >= verdictSize && binary.BigEndian.Uint32(request[24:]) == nfAccept {
+			l.e.stats.flushed.Add(1)
+		}
+	default:
+		l.e.stats.verdictErrors.Add(1)
+	}
+	return nil
+}
+
+var errQueueTaken = errors.New("the queue was unbound or taken by another process; see /proc/net/netfilter/nfnetlink_queue, then start the balancer again")
+
 func (l *batchLoop) send(verdicts int) error {
 	if verdicts == 0 {
 		return nil
 	}
 	to := unix.RawSockaddrNetlink{Family: unix.AF_NETLINK}
-	for {
+	for tries := 1; ; tries++ {
 		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(l.fd), uintptr(unsafe.Pointer(&l.verdicts[0])), uintptr(verdicts*verdictSize),
 			0, uintptr(unsafe.Pointer(&to)), unix.SizeofSockaddrNetlink)
 		switch errno {
@@ -187,8 +238,8 @@ func (l *batchLoop) send(verdicts int) error {
 			// The packets wait for these verdicts: the kernel must take them.
 			l.e.stats.verdictErrors.Add(1)
 			runtime.Gosched()
-			if l.stop.woken.Load() {
-				return nil
+			if tries > maxSendTries && (l.stop == nil || l.stop.woken.Load()) {
+				return fmt.Errorf("sendto: %w", errno)
 			}
 		default:
 			return fmt.Errorf("sendto: %w", errno)
@@ -222,11 +273,7 @@ func packetOfMessage(m []byte) (id uint32, payload []byte, ok bool) {
 	return id, nil, false
 }
 
-func isError(m []byte) bool {
-	return len(m) >= unix.SizeofNlMsghdr && binary.NativeEndian.Uint16(m[4:]) == unix.NLMSG_ERROR
-}
-
-// waker ends a batchLoop from another goroutine.
+// waker ends batchLoops from another goroutine.
 type waker struct {
 	woken atomic.Bool
 	fd    int // eventfd

@@ -63,6 +63,28 @@ func DeleteFlow(ctx context.Context, name string) error {
 	return doOK(ctx, &Command{Action: "delete", Flow: FlowSpec{Name: name}})
 }
 
+// reloadAction is ours: nfqlb needs none, it looks into the table for every
+// packet.
+const reloadAction = "reload"
+
+// ReloadTargets makes the balancer in this network namespace use the table
+// name as it is now, and returns when no packet that it placed by an older one
+// is still on its way out. A target that was taken out can be shut down then.
+// Without a balancer, or with nfqlb, there is nothing to do.
+func ReloadTargets(ctx context.Context, name string) error {
+	answer, err := Do(ctx, &Command{Action: reloadAction, Flow: FlowSpec{Name: name}})
+	if errors.Is(err, ErrNoBalancer) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if strings.Contains(string(answer), "action unknown") {
+		return nil
+	}
+	return checkOK(answer)
+}
+
 // ListFlows lists the flows of the balancer in the calling thread's network
 // namespace: lock the thread before entering one.
 func ListFlows(ctx context.Context) ([]FlowStatus, error) {

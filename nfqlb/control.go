@@ -54,7 +54,7 @@ func ListenControl() (net.Listener, error) {
 	}
 	l, err := net.Listen(network, address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("another balancer serves this network namespace, stop it first: %w", err)
+		return nil, fmt.Errorf("another balancer serves this network namespace, stop it first or take its place with serve --takeover: %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
@@ -98,6 +98,10 @@ func (b *Balancer) ServeControl(ctx context.Context, l net.Listener) error {
 				conn.Write(reply(err.Error()))
 				return
 			}
+			if cmd.Action == takeoverAction && b.offer != nil {
+				b.offer(conn)
+				return
+			}
 			answer := b.answer(cmd)
 			if text, isReply := strings.CutSuffix(string(answer), "\x00"); isReply {
 				b.tracef(TraceFlowConf, "writeReply [%s]\n", text)
@@ -131,6 +135,11 @@ func (b *Balancer) answer(cmd *Command) []byte {
 		return FormatNames(b.Flows(""))
 	case "trace-set", "trace-delete", "trace-list", "trace-list-names":
 		return b.answerTrace(cmd)
+	case reloadAction:
+		if err := b.reloadNow(cmd.Flow.Name); err != nil {
+			return reply(err.Error())
+		}
+		return reply("")
 	case "":
 		return reply("no action")
 	}

@@ -16,6 +16,8 @@ func (e *Engine) Metrics() []byte {
 	m.single("waymark_lb_queue_batches_total", "counter", "Receive calls that brought packets.", s.Batches)
 	m.single("waymark_lb_queue_malformed_total", "counter", "Queue messages that were no whole packet.", s.Malformed)
 	m.single("waymark_lb_queue_verdict_errors_total", "counter", "Verdicts that the kernel did not take.", s.VerdictErrors)
+	m.single("waymark_lb_queue_flushed_total", "counter", "Packets that the kernel dropped before their verdict, since a base chain was removed.", s.Flushed)
+	m.single("waymark_lb_queue_overruns_total", "counter", "Times that the kernel reported lost queue messages.", s.Overruns)
 	if e.config.NetNS == 0 { // of another namespace only its threads could read them
 		if text, err := os.ReadFile("/proc/self/net/netfilter/nfnetlink_queue"); err == nil {
 			kernelQueueMetrics(&m, e.ownQueues(parseKernelQueues(string(text))))

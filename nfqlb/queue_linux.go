@@ -6,121 +6,120 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/florianl/go-nfqueue/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// queue is one bound NFQUEUE. go-nfqueue opens, configures and unbinds it. Its
-// own receive loop costs some 64 allocations and four system calls a packet,
-// so as soon as it runs it is interrupted by a read deadline, and its error
-// callback, on its goroutine, serves the socket with batchLoop instead. Packets
-// that come before that are served one by one.
+// queue is one bound NFQUEUE: a netlink socket. The kernel knows the queue's
+// owner by that socket, not by the process, and keeps the binding until the
+// last descriptor of the socket is closed. So a queue can change hands without
+// anybody noticing (Engine.HandOver).
 type queue struct {
-	e      *Engine
 	number uint16
-	nf     *nfqueue.Nfqueue
 	fd     int
-	stop   *waker
-	served chan error // batchLoop's result
-	packet Packet     // scratch of the one by one path
 }
 
-// open binds queue n of the namespace and starts serving it.
-func (e *Engine) open(n uint16) (*queue, error) {
+// bind takes queue n of the namespace. go-nfqueue opens, binds and configures
+// it; batchLoop serves it, since go-nfqueue's own receive loop costs some 64
+// allocations and four system calls a packet.
+//
+// go-nfqueue reads the answer to each of its requests from the socket that
+// packets come on, and takes a packet for a wrong answer. So it binds a queue
+// that copies nothing, to which the kernel gives no packets, and the last
+// request, which starts them, is ours.
+func (e *Engine) bind(n uint16) (*queue, error) {
 	nf, err := nfqueue.Open(&nfqueue.Config{
 		NetNS: e.config.NetNS, NfQueue: n, MaxQueueLen: e.config.Length, MaxPacketLen: uint32(e.config.CopyRange),
-		Copymode: nfqueue.NfQnlCopyPacket,
-		// Without it the kernel would segment every large packet first.
-		Flags:    nfqueue.NfQaCfgFlagGSO,
-		AfFamily: unix.AF_INET,
+		Copymode: nfqueue.NfQnlCopyNone, Flags: e.queueFlags(), AfFamily: unix.AF_INET,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("queue %d: netlink socket: %w", n, err)
 	}
-	q := &queue{e: e, number: n, nf: nf, served: make(chan error, 1)}
-	if err := q.start(); err != nil {
-		if q.stop != nil {
-			q.stop.wake() // should it be served already
-		}
-		nf.Close()
-		if q.stop != nil {
-			q.stop.close()
-		}
+	q, err := e.bindWith(nf, n)
+	// The queue has a descriptor of its own now.
+	if closeErr := nf.Close(); err == nil && closeErr != nil {
+		q.close()
+		return nil, fmt.Errorf("queue %d: %w", n, closeErr)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("queue %d: %w", n, err)
 	}
 	return q, nil
 }
 
-func (q *queue) start() error {
+func (e *Engine) bindWith(nf *nfqueue.Nfqueue, n uint16) (*queue, error) {
 	// A full receive buffer loses packets, which the kernel counts; an error
 	// about it would help nobody.
-	if err := q.nf.SetOption(netlink.NoENOBUFS, true); err != nil {
-		return fmt.Errorf("NETLINK_NO_ENOBUFS: %w", err)
+	if err := nf.SetOption(netlink.NoENOBUFS, true); err != nil {
+		return nil, fmt.Errorf("NETLINK_NO_ENOBUFS: %w", err)
 	}
-	if err := q.nf.Con.SetReadBuffer(max(minReceiveBuffer, int(q.e.config.Length)*packetMemory)); err != nil {
-		return fmt.Errorf("receive buffer: %w", err)
+	if err := nf.Con.SetReadBuffer(e.receiveBuffer()); err != nil {
+		return nil, fmt.Errorf("receive buffer: %w", err)
 	}
-	conn, err := q.nf.Con.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if err := conn.Control(func(fd uintptr) { q.fd = int(fd) }); err != nil {
-		return err
-	}
-	if q.stop, err = newWaker(); err != nil {
-		return err
-	}
-	err = q.nf.RegisterWithErrorFunc(context.Background(), q.serveOne, q.takeOver)
+	stop := func(error) int { return 1 }
+	err := nf.RegisterWithErrorFunc(context.Background(), func(nfqueue.Attribute) int { return 0 }, stop)
 	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("not permitted: root or CAP_NET_ADMIN is needed, and no other program may serve it (see /proc/net/netfilter/nfnetlink_queue): %w", err)
+		return nil, e.refused(n, err)
 	}
 	if err != nil {
-		return fmt.Errorf("bind: %w", err)
+		return nil, fmt.Errorf("bind: %w", err)
 	}
-	return q.nf.Con.SetReadDeadline(time.Unix(1, 0))
+	fd, err := duplicate(nf.Con)
+	if err != nil {
+		return nil, err
+	}
+	q := &queue{number: n, fd: fd}
+	if err := q.copy(e.config.CopyRange); err != nil {
+		q.close()
+		return nil, err
+	}
+	return q, nil
 }
 
-// serveOne is go-nfqueue's packet callback.
-func (q *queue) serveOne(a nfqueue.Attribute) int {
-	if a.PacketID == nil {
-		return 0
+func (e *Engine) queueFlags() uint32 {
+	flags := uint32(nfqueue.NfQaCfgFlagGSO) // else the kernel would segment every large packet first
+	if e.config.FailOpen {
+		flags |= nfqueue.NfQaCfgFlagFailOpen
 	}
-	q.e.stats.packets.Add(1)
-	verdict, mark := nfqueue.NfDrop, 0
-	if a.Payload != nil {
-		if d := q.e.b.Decide(*a.Payload, &q.packet); d.Accept {
-			verdict, mark = nfqueue.NfAccept, d.Mark
-		}
-	}
-	if err := q.nf.SetVerdictWithOption(*a.PacketID, verdict, nfqueue.WithMark(uint32(mark))); err != nil {
-		q.e.stats.verdictErrors.Add(1)
-	}
-	return 0
+	return flags
 }
 
-// takeOver is go-nfqueue's error callback: the first error is our deadline.
-func (q *queue) takeOver(error) int {
-	q.nf.Con.SetReadDeadline(time.Time{})
-	q.served <- newBatchLoop(q.e, q.number, q.fd, q.stop).run()
-	return 1 // go-nfqueue unbinds the queue and ends its goroutine
+// receiveBuffer is how large a queue's socket buffer shall be, in bytes.
+func (e *Engine) receiveBuffer() int { return max(minReceiveBuffer, int(e.config.Length)*packetMemory) }
+
+// refused explains EPERM, which says too little.
+func (e *Engine) refused(n uint16, err error) error {
+	owner := ""
+	if e.config.NetNS == 0 { // of another namespace only its threads could read it
+		owner = queueOwner(n)
+	}
+	if owner != "" {
+		return fmt.Errorf("%s serves it; stop that, or take a balancer over with --takeover: %w", owner, err)
+	}
+	return fmt.Errorf("not permitted: root or CAP_NET_ADMIN is needed, and no other program may serve it (see /proc/net/netfilter/nfnetlink_queue): %w", err)
 }
 
-// run waits until ctx ends or the queue fails, and closes the queue.
-func (q *queue) run(ctx context.Context) error {
-	var err error
-	select {
-	case <-ctx.Done():
-		q.stop.wake()
-		err = <-q.served
-	case err = <-q.served:
-		if err == nil {
-			err = errQueueEnded
-		}
+// adopt is a queue whose socket came from another process. The queue has to be
+// closed after an error, too.
+func (e *Engine) adopt(n uint16, fd int) (*queue, error) {
+	q := &queue{number: n, fd: fd}
+	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err == nil && protocol != unix.NETLINK_NETFILTER {
+		err = fmt.Errorf("protocol %d", protocol)
 	}
-	closeErr := q.nf.Close()
-	q.stop.close()
-	return errors.Join(err, closeErr)
+	if err != nil {
+		return q, fmt.Errorf("queue %d: what was handed over is no queue's socket: %w", n, err)
+	}
+	const mask = nfqueue.NfQaCfgFlagGSO | nfqueue.NfQaCfgFlagFailOpen
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, e.receiveBuffer()),
+		q.flags(e.queueFlags(), mask), q.limit(e.config.Length), q.copy(e.config.CopyRange))
+	if err != nil {
+		return q, fmt.Errorf("queue %d: %w", n, err)
+	}
+	return q, nil
 }
+
+// close gives the queue back, unless another process has the socket, too.
+func (q *queue) close() { unix.Close(q.fd) }

@@ -26,16 +26,7 @@ func InitShared(dir, name string, own, m, n int) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, ".waymark-*") // mode 0600, as nfqlb's
-	if err != nil {
-		return fmt.Errorf("shared table %s: %w", name, err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(content)
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return fmt.Errorf("shared table %s: %w", name, err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
+	if err := replaceFile(path, content); err != nil {
 		return fmt.Errorf("shared table %s: %w", name, err)
 	}
 	return nil

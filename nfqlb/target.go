@@ -41,9 +41,11 @@ func (t *Target) SetTable(table *Table) {
 	t.table.Store(table)
 }
 
-func (t *Target) hit(index int) {
-	if hits := *t.hits.Load(); index < len(hits) {
-		hits[index].Add(1)
+func (t *Target) hit(index int) { t.hitBy(index, 1) }
+
+func (t *Target) hitBy(index int, packets uint64) {
+	if hits := *t.hits.Load(); index >= 0 && index < len(hits) {
+		hits[index].Add(packets)
 	}
 }
 

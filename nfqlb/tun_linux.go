@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,12 @@ func OpenTun(name string) (*Tun, error) {
 	}
 	return &Tun{f}, nil
 }
+
+// TunFromFile is a tun device that another process opened. It closes f.
+func TunFromFile(f *os.File) *Tun { return &Tun{f} }
+
+// SyscallConn gives the device's descriptor, for another process.
+func (t *Tun) SyscallConn() (syscall.RawConn, error) { return t.file.SyscallConn() }
 
 func setUp(name string) error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

@@ -30,6 +30,9 @@ const compareInterval = time.Second
 // until ctx ends. changed is told the outcome of each reload that did
 // something or failed; it may be nil.
 func (b *Balancer) WatchShared(ctx context.Context, dir string, changed func(name string, err error)) error {
+	b.mu.Lock()
+	b.changed = changed
+	b.mu.Unlock()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", dir, err)

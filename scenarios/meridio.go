@@ -80,7 +80,7 @@ var meridio = &lab{
 	name:  "meridio",
 	brief: "Meridio trench: gateway, nfqlb load balancer, proxy bridge, three targets, IPv4 and IPv6",
 	plan:  meridioPlan(),
-	files: []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm")},
+	files: []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm"), meridioFlows},
 	start: startMeridio,
 	service: service{
 		client:   meridioGW,

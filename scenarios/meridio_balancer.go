@@ -28,6 +28,9 @@ const (
 	meridioStream = "tshm-stream-a"
 	meridioFlow   = meridioStream + "-flow-a"
 
+	// meridioFlows is where our balancer keeps its flows.
+	meridioFlows = shmDir + "/nfqlb-flows-meridio"
+
 	// Table size and maximum number of targets; Meridio uses 100 places per
 	// target, and nfqlb the next smaller prime.
 	meridioM = 10000
@@ -56,7 +59,8 @@ func (w *World) serveCommand() []string {
 	if w.record.Balancer != "" {
 		return w.balancerCommand("flowlb", "--promiscuous_ping", "--queue="+queues, "--qlength=1024", "--hash_mode=0")
 	}
-	return w.balancerCommand("serve", "--queue", queues, "--qlength", "1024", "--promiscuous-ping", "--hash-mode", "0")
+	return w.balancerCommand("serve", "--queue", queues, "--qlength", "1024", "--promiscuous-ping", "--hash-mode", "0",
+		"--state", meridioFlows)
 }
 
 // startBalancer starts the balancer and configures it; one that runs is only

@@ -80,7 +80,7 @@ func strictFilter(dir, dev string) bool {
 
 // start makes b place fragments. end gives the device back once no packet
 // comes any more.
-func (o *lbFragments) start(b *nfqlb.Balancer, log zerolog.Logger) (end func(), err error) {
+func (o *lbFragments) start(b *nfqlb.Balancer, log zerolog.Logger, life *lbLife) (end func(), err error) {
 	end = func() {}
 	if o.tier != "" {
 		err := b.UseTier(o.tier, func(name string) (*nfqlb.Shared, error) { return nfqlb.ReadShared(nfqlb.ShmDir, name) })
@@ -89,7 +89,7 @@ func (o *lbFragments) start(b *nfqlb.Balancer, log zerolog.Logger) (end func(), 
 		}
 	}
 	if o.tun != "" {
-		tun, err := nfqlb.OpenTun(o.tun)
+		tun, err := life.tun(o.tun)
 		if err != nil {
 			return nil, unsupported(err)
 		}

@@ -33,15 +33,16 @@ func (o *lbSeen) check() error {
 }
 
 // start opens the sockets and hands what serves them to run.
-func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, e *nfqlb.Engine, run func(func() error)) error {
+func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, e *nfqlb.Engine, run func(func() error), life *lbLife) error {
 	var metrics net.Listener
 	if o.metrics != "" {
 		var err error
-		if metrics, err = net.Listen("tcp", o.metrics); err != nil {
+		metrics, err = life.listen(nfqlb.MetricsSocket+" "+o.metrics, func() (net.Listener, error) { return net.Listen("tcp", o.metrics) })
+		if err != nil {
 			return unsupported(fmt.Errorf("--metrics: %w", err))
 		}
 	}
-	trace, err := nfqlb.ListenTrace(o.traceAddress)
+	trace, err := life.listen(nfqlb.TraceSocket+" "+o.traceAddress, func() (net.Listener, error) { return nfqlb.ListenTrace(o.traceAddress) })
 	if err != nil {
 		if metrics != nil {
 			metrics.Close()

@@ -139,7 +139,7 @@ func TestLBSeenFromOutside(t *testing.T) {
 		lb("trace-flow-list", refused, exitUnsupported)
 		lb("trace --selection flows", "Mask=0x00000040\n"+refused, exitUnsupported)
 
-		server := startWaymark(t, ctx, true, "lb", "serve", "--queue", "7", "--metrics", "127.0.0.1:9100", "--ft-shm", shm+"-ft")
+		server := startWaymark(t, ctx, true, "lb", "serve", "--queue", "7", "--state", "none", "--metrics", "127.0.0.1:9100", "--ft-shm", shm+"-ft")
 		if server == nil || !server.await(`"ready"`) {
 			return
 		}

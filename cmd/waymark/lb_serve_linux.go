@@ -21,7 +21,8 @@ import (
 func lbServe(args []string) error {
 	f := lbFlags("serve", `[flags]
 
-Runs in the foreground until SIGTERM or SIGINT. Flows are set with flow-set;
+Runs in the foreground until SIGTERM or SIGINT, after which packets that wait
+get their verdicts. Flows are set with flow-set;
 their targets are tables made with init and activate, whose changes are
 followed. Later fragments get the mark of their packet's first one; with --tun
 those that come before it wait for it, else they are dropped. The tun device
@@ -29,6 +30,7 @@ brings packets from everywhere: its reverse path filter must not be strict.
   waymark lb serve --queue 0:3
   waymark lb serve --queue 0:3 --qlength 1024 --promiscuous-ping --hash-mode 0
   ip netns exec lb waymark lb serve --queue 2
+  waymark lb serve --queue 0:3 --takeover   # from a running one, with its flags
   waymark lb serve --tun nfqlb0 --lbshm balancers --metrics :9100
 `)
 	queue := f.String("queue", "2", "NFQUEUE number, or a range like 0:3")
@@ -40,6 +42,8 @@ brings packets from everywhere: its reverse path filter must not be strict.
 	noFlow := f.Int("nolb-fwmark", -1, "accept packets that match no flow, with this mark")
 	fragments := lbFragmentFlags(f)
 	seen := lbSeenFlags(f)
+	failOpen := f.Bool("fail-open", false, "when a queue is full, let packets pass without a mark instead of dropping them")
+	life := lbLifeFlags(f)
 	if err := parseLB(f, args, ""); err != nil {
 		return err
 	}
@@ -58,7 +62,7 @@ brings packets from everywhere: its reverse path filter must not be strict.
 	}
 	return runBalancer(nfqlb.Config{
 		HashMode: nfqlb.HashMode(*mode), PromiscuousPing: *ping, NoFlowMark: *noFlow, NoTargetMark: *noTarget,
-	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange()}, fragments, seen)
+	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange(), FailOpen: *failOpen}, fragments, seen, life)
 }
 
 func lbQueues(s string) (first, last uint16, err error) {
@@ -76,7 +80,7 @@ func lbQueues(s string) (first, last uint16, err error) {
 
 // runBalancer runs the control socket, the watch on the tables and the queues until
 // a signal comes or one of them fails.
-func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, seen *lbSeen) error {
+func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, seen *lbSeen, life *lbLife) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
@@ -84,12 +88,16 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 
 	b := nfqlb.NewBalancer(c, func(name string) (*nfqlb.Table, error) { return nfqlb.LoadTable(nfqlb.ShmDir, name) })
 	log := lbLogger(b)
-	endFragments, err := fragments.start(b, log)
+	if err := life.begin(ctx, b, log); err != nil {
+		return err
+	}
+	defer life.end()
+	endFragments, err := fragments.start(b, log, life)
 	if err != nil {
 		return err
 	}
 	defer endFragments()
-	control, err := nfqlb.ListenControl()
+	control, err := life.listen(nfqlb.ControlSocket, nfqlb.ListenControl)
 	if err != nil {
 		return unsupported(err)
 	}
@@ -107,11 +115,19 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 		})
 	}
 	engine := nfqlb.NewEngine(b, queues)
-	if err := seen.start(ctx, b, engine, run); err != nil {
+	// Nothing runs before everything is open: a balancer that is taken over
+	// ends then.
+	var parts []func() error
+	err = seen.start(ctx, b, engine, func(part func() error) { parts = append(parts, part) }, life)
+	if err == nil {
+		err = life.inherit(b, engine, log, cancel)
+	}
+	if err != nil {
 		control.Close()
-		cancel()
-		wait.Wait()
 		return err
+	}
+	for _, part := range parts {
+		run(part)
 	}
 	run(func() error { return b.ServeControl(ctx, control) })
 	run(func() error {
@@ -126,7 +142,8 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 	run(func() error {
 		return engine.Run(ctx, func() {
 			log.Info().Uint16("first_queue", queues.First).Uint16("last_queue", queues.Last).
-				Int("hash_mode", int(c.HashMode)).Bool("promiscuous_ping", c.PromiscuousPing).Msg("ready")
+				Int("hash_mode", int(c.HashMode)).Bool("promiscuous_ping", c.PromiscuousPing).
+				Int("receive_buffer", engine.ReceiveBuffer()).Msg("ready")
 		})
 	})
 	wait.Wait()

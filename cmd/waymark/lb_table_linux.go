@@ -17,7 +17,7 @@ import (
 func lbSystemCommands() []command {
 	return []command{
 		{name: "serve", brief: "run the balancer", run: lbServe},
-		{name: "flowlb", brief: "serve, by nfqlb's name", run: lbServe, hidden: true},
+		{name: "flowlb", brief: "serve, by nfqlb's name", run: lbFlowLB, hidden: true},
 		{name: "init", brief: "make an empty table for targets", run: lbInit},
 		{name: "activate", brief: "add targets to a table", run: lbActivate},
 		{name: "deactivate", brief: "take targets out of a table", run: lbDeactivate},
@@ -40,7 +40,7 @@ func lbInit(args []string) error {
 	if prime != *m {
 		fmt.Printf("M adjusted; %d -> %d\n", *m, prime)
 	}
-	return nfqlb.InitShared(nfqlb.ShmDir, *shm, *own, prime, *n)
+	return lbInForce(*shm, nfqlb.InitShared(nfqlb.ShmDir, *shm, *own, prime, *n))
 }
 
 func lbActivate(args []string) error {
@@ -58,9 +58,9 @@ func lbActivate(args []string) error {
 		if len(marks) != 1 {
 			return fmt.Errorf("activate --index needs one mark, the target's")
 		}
-		return nfqlb.ActivateAt(nfqlb.ShmDir, *shm, *index, marks[0])
+		return lbInForce(*shm, nfqlb.ActivateAt(nfqlb.ShmDir, *shm, *index, marks[0]))
 	}
-	return nfqlb.Activate(nfqlb.ShmDir, *shm, marks...)
+	return lbInForce(*shm, nfqlb.Activate(nfqlb.ShmDir, *shm, marks...))
 }
 
 func lbDeactivate(args []string) error {
@@ -71,13 +71,13 @@ func lbDeactivate(args []string) error {
 		return err
 	}
 	if f.Changed("index") {
-		return nfqlb.DeactivateAt(nfqlb.ShmDir, *shm, *index)
+		return lbInForce(*shm, nfqlb.DeactivateAt(nfqlb.ShmDir, *shm, *index))
 	}
 	marks, err := lbMarks(f.Args())
 	if err != nil {
 		return err
 	}
-	return nfqlb.Deactivate(nfqlb.ShmDir, *shm, marks...)
+	return lbInForce(*shm, nfqlb.Deactivate(nfqlb.ShmDir, *shm, marks...))
 }
 
 func lbDelete(args []string) error {
