@@ -6,6 +6,9 @@
  * consume_skb and drops are tracepoints and exist everywhere, but most skbs
  * die in paths without one (__kfree_skb, deferred frees, the NAPI cache).
  * kfree_skbmem, and napi_skb_cache_put where it is not inlined, see them all.
+ *
+ * A packet bigger than the MTU (GSO) is cut into segments for a device or a
+ * queue that wants them single; what is left of it is freed without a reason.
  */
 #include "probe.h"
 
@@ -144,4 +147,66 @@ SEC("fexit/skb_copy")
 int BPF_PROG(fexit_skb_copy, struct sk_buff *skb, __u32 gfp, struct sk_buff *ret)
 {
 	return clone_hook(skb, ret);
+}
+
+/* Longer lists do not occur: 64 KiB in segments of 1,448 bytes are 46. */
+#define MAX_SEGMENTS 64
+
+/* A segment is another packet than the big one: its own length and sequence. */
+static __noinline int segment_record(struct sk_buff *seg, struct trail *parent)
+{
+	__u64 key = (__u64)seg;
+	struct hook_stats *st = stats_of(HOOK_SKB_SEGMENT);
+	struct record *rec;
+	struct view v;
+
+	if (!st || !parent)
+		return 0;
+	st->seen++;
+	v = view_of(seg);
+	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec) + snaplen, 0);
+	if (!rec) {
+		st->lost++;
+		return 0;
+	}
+	__builtin_memset(rec, 0, sizeof(*rec));
+	rec->time_ns = bpf_ktime_get_boot_ns();
+	rec->skb = key;
+	rec->netns = parent->netns;
+	rec->ifindex = parent->ifindex;
+	rec->mark = BPF_CORE_READ(seg, mark);
+	rec->len = v.ok ? v.wire_len : BPF_CORE_READ(seg, len);
+	rec->pid = current_tgid();
+	rec->hook = HOOK_SKB_SEGMENT;
+	rec->cpu = bpf_get_smp_processor_id();
+	snapshot(rec, &v, 0);
+	rec->parent = parent->id;
+	trail_begin(key, low32(seg), rec, bpf_map_lookup_elem(&trails, &key));
+	rec->flags &= ~RECORD_START; /* the filter was not asked */
+	st->records++;
+	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("fexit/__skb_gso_segment")
+int BPF_PROG(fexit_gso_segment, struct sk_buff *skb, __u64 features, bool tx_path,
+	     struct sk_buff *ret)
+{
+	__u64 key = (__u64)skb, seg = (__u64)ret;
+	struct trail *t, parent;
+	int i;
+
+	if (!maybe_tracked(low32(skb)))
+		return 0;
+	t = bpf_map_lookup_elem(&trails, &key);
+	if (!t)
+		return 0;
+	parent = *t;
+	for (i = 0; i < MAX_SEGMENTS; i++) {
+		if (!seg || seg >= (__u64)-4095) /* the end, or an error pointer */
+			break;
+		segment_record((void *)seg, &parent);
+		seg = (__u64)BPF_CORE_READ((struct sk_buff *)seg, next);
+	}
+	return 0;
 }

@@ -126,6 +126,7 @@ struct sock {
 } CORE;
 
 struct sk_buff {
+	struct sk_buff *next;
 	struct net_device *dev;
 	struct sock *sk;
 	unsigned int len;

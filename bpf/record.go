@@ -41,6 +41,7 @@ const (
 	HookSkbClone     = WaymarkHookHOOK_SKB_CLONE
 	HookIPVSForward  = WaymarkHookHOOK_IPVS_FORWARD
 	HookIPVSReply    = WaymarkHookHOOK_IPVS_REPLY
+	HookSkbSegment   = WaymarkHookHOOK_SKB_SEGMENT
 	HookMax          = WaymarkHookHOOK_MAX
 )
 

@@ -28,6 +28,7 @@ enum hook {
 	HOOK_QUEUE_VERDICT = 8, /* queue group: it comes back, with verdict and mark */
 	HOOK_IPVS_FORWARD = 9,	/* ipvs group: the director sends the packet to a destination */
 	HOOK_IPVS_REPLY = 10,	/* ipvs group: a reply gets the service's address back (masq) */
+	HOOK_SKB_SEGMENT = 11,	/* free group: cut from a big packet; trail is the segment's */
 	HOOK_MAX = 32,		/* size of the per-hook counters; room for later groups */
 };
 

@@ -176,6 +176,7 @@ static __always_inline void trail_begin(__u64 skb, __u32 skb_low, struct record 
 {
 	struct trail t = {
 		.id = new_trail_id(),
+		.parent = rec->parent,
 		.content = content_of(rec),
 		.netns = rec->netns,
 		.ifindex = rec->ifindex,

@@ -27,6 +27,7 @@ const (
 	WaymarkHookHOOK_QUEUE_VERDICT WaymarkHook = 8
 	WaymarkHookHOOK_IPVS_FORWARD  WaymarkHook = 9
 	WaymarkHookHOOK_IPVS_REPLY    WaymarkHook = 10
+	WaymarkHookHOOK_SKB_SEGMENT   WaymarkHook = 11
 	WaymarkHookHOOK_MAX           WaymarkHook = 32
 )
 
@@ -158,6 +159,7 @@ const (
 	WaymarkProgFentryNapiSkbCachePut = "fentry_napi_skb_cache_put"
 	WaymarkProgFentryNfqnlEnqueue    = "fentry_nfqnl_enqueue"
 	WaymarkProgFentryNfqnlReinject   = "fentry_nfqnl_reinject"
+	WaymarkProgFexitGsoSegment       = "fexit_gso_segment"
 	WaymarkProgFexitSkbClone         = "fexit_skb_clone"
 	WaymarkProgFexitSkbCopy          = "fexit_skb_copy"
 	WaymarkProgKfreeSkb              = "kfree_skb"
@@ -232,6 +234,7 @@ type WaymarkProgramSpecs struct {
 	FentryNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"fentry_napi_skb_cache_put"`
 	FentryNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_enqueue"`
 	FentryNfqnlReinject   *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_reinject"`
+	FexitGsoSegment       *ebpf.ProgramSpec `ebpf:"fexit_gso_segment"`
 	FexitSkbClone         *ebpf.ProgramSpec `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.ProgramSpec `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.ProgramSpec `ebpf:"kfree_skb"`
@@ -340,6 +343,7 @@ type WaymarkPrograms struct {
 	FentryNapiSkbCachePut *ebpf.Program `ebpf:"fentry_napi_skb_cache_put"`
 	FentryNfqnlEnqueue    *ebpf.Program `ebpf:"fentry_nfqnl_enqueue"`
 	FentryNfqnlReinject   *ebpf.Program `ebpf:"fentry_nfqnl_reinject"`
+	FexitGsoSegment       *ebpf.Program `ebpf:"fexit_gso_segment"`
 	FexitSkbClone         *ebpf.Program `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.Program `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.Program `ebpf:"kfree_skb"`
@@ -362,6 +366,7 @@ func (p *WaymarkPrograms) Close() error {
 		p.FentryNapiSkbCachePut,
 		p.FentryNfqnlEnqueue,
 		p.FentryNfqnlReinject,
+		p.FexitGsoSegment,
 		p.FexitSkbClone,
 		p.FexitSkbCopy,
 		p.KfreeSkb,

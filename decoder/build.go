@@ -27,19 +27,21 @@ type branch struct {
 	ended         bool
 	root          bool
 
-	dev    *event // last device record, of a copy: also its parent's before it
-	own    bool   // dev is of this trail
-	last   tuple
-	seen   bool // last is set
-	mark   uint32
-	drop   *Drop       // real loss
-	fate   *fateRow    // why the free as a drop was none
-	wait   *queueWait  // it is in a queue
-	ipvs   *RouteQuery // the lookup that IPVS does for it
-	judged bool        // a queue's verdict was to drop it
-	lb     *LBDecision // what the balancer behind that queue decided, if known
-	freed  string      // symbol that freed it after normal use
-	freedT uint64      // when, ns since the start
+	dev      *event // last device record, of a copy: also its parent's before it
+	own      bool   // dev is of this trail
+	last     tuple
+	seen     bool // last is set
+	mark     uint32
+	drop     *Drop       // real loss
+	fate     *fateRow    // why the free as a drop was none
+	wait     *queueWait  // it is in a queue
+	ipvs     *RouteQuery // the lookup that IPVS does for it
+	judged   bool        // a queue's verdict was to drop it
+	lb       *LBDecision // what the balancer behind that queue decided, if known
+	segments int         // it was cut into so many
+	cutHop   int         // the hop that tells of that
+	freed    string      // symbol that freed it after normal use
+	freedT   uint64      // when, ns since the start
 }
 
 // build makes the journey of o.
@@ -116,6 +118,8 @@ func (b *builder) event(e *event) {
 		b.directed(br, e)
 	case bpf.HookSkbClone:
 		b.copied(br, e)
+	case bpf.HookSkbSegment:
+		b.cut(br, e)
 	case bpf.HookConsumeSkb:
 		br.freed = b.w.symbol(e.rec.Location)
 	}
@@ -223,6 +227,28 @@ func (b *builder) copied(br *branch, e *event) {
 	h := b.hop(br, e, GroupFree, "clone")
 	h.Dev = b.w.deviceName(e.view, e.rec.Netns, e.rec.Ifindex)
 	h.Trail, h.Detail = 0, &CopyDetail{Copy: br.trail}
+	b.j.Hops = append(b.j.Hops, h)
+}
+
+// cut starts the branch of a segment where the packet is that it was cut from,
+// which is told once.
+func (b *builder) cut(br *branch, e *event) {
+	p := b.branch(br.parent)
+	if p == br || p.trail != br.parent {
+		return
+	}
+	if !br.own {
+		br.dev, br.last, br.seen, br.mark = p.dev, p.last, p.seen, p.mark
+	}
+	p.segments++
+	if p.segments > 1 {
+		b.j.Hops[p.cutHop].Detail.(*SegmentDetail).Segments = p.segments
+		return
+	}
+	h := b.hop(p, e, GroupFree, "segment")
+	h.Dev = b.w.deviceName(e.view, e.rec.Netns, e.rec.Ifindex)
+	h.Detail = &SegmentDetail{Segments: 1}
+	p.cutHop = len(b.j.Hops)
 	b.j.Hops = append(b.j.Hops, h)
 }
 

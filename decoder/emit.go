@@ -129,6 +129,12 @@ func hookName(h uint16) string {
 		return "kfree_skbmem"
 	case bpf.HookSkbClone:
 		return "skb_clone"
+	case bpf.HookSkbSegment:
+		return "skb_segment"
+	case bpf.HookQueueEnter, bpf.HookQueueVerdict:
+		return "queue"
+	case bpf.HookIPVSForward, bpf.HookIPVSReply:
+		return "ipvs"
 	case 0:
 		return "kernel"
 	}

@@ -157,11 +157,17 @@ type CopyDetail struct {
 	Copy uint64 `json:"copy"` // trail of the copy
 }
 
-func (*LBDetail) detail()     {}
-func (*RouteDetail) detail()  {}
-func (*BridgeDetail) detail() {}
-func (*DropDetail) detail()   {}
-func (*CopyDetail) detail()   {}
+// SegmentDetail tells that the packet was cut into smaller ones (free/segment).
+type SegmentDetail struct {
+	Segments int `json:"segments"`
+}
+
+func (*SegmentDetail) detail() {}
+func (*LBDetail) detail()      {}
+func (*RouteDetail) detail()   {}
+func (*BridgeDetail) detail()  {}
+func (*DropDetail) detail()    {}
+func (*CopyDetail) detail()    {}
 
 // Drop is a packet the kernel threw away. Inside a journey Type, Time, Node,
 // Packet and Journey are empty: the journey has them.

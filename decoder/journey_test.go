@@ -233,6 +233,18 @@ func scenes() []scene {
 			},
 		},
 		{
+			name: "gso-cut", outcomes: []Outcome{Delivered},
+			packets: func(s *stream) {
+				p := s.tcp(1, 0, client4, 40000, vip4, 5000, ack)
+				p.app = make([]byte, 2800)
+				p.requestToLB()
+				a, b := p.segment(2, nsLB, nsm1, 4*us), p.segment(3, nsLB, nsm1, 5*us)
+				p.drop(nsLB, nsm1, 9*us, rNotSpecified, atEnqueue)
+				a.balanced().toTarget()
+				b.balanced().toTarget()
+			},
+		},
+		{
 			name: "gso-cut-for-queue", outcomes: []Outcome{Consumed},
 			packets: func(s *stream) {
 				p := s.tcp(1, 0, client4, 40000, vip4, 5000, ack)

@@ -60,9 +60,12 @@ func fateOf(f *dropFacts) *fateRow {
 	return nil
 }
 
-// segmented tells a packet that is bigger than its device's MTU allows on the
-// wire: one that segmentation offload must cut.
+// segmented tells a packet that was seen to be cut into segments or, where that
+// cannot be seen, that is bigger than its device's MTU allows on the wire.
 func (f *dropFacts) segmented() bool {
+	if f.br.segments > 0 {
+		return true
+	}
 	mtu := 1500
 	if f.device != nil && f.device.MTU > 0 {
 		mtu = f.device.MTU

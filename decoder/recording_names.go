@@ -116,6 +116,10 @@ func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, ext []byte, plac
 		b = append(b, ", "...)
 	case bpf.HookKfreeSkbmem:
 		b = append(b, "end of the packet's memory, "...)
+	case bpf.HookSkbSegment:
+		b = append(b, "cut from trail "...)
+		b = strconv.AppendUint(b, r.Parent, 10)
+		b = append(b, ", "...)
 	case bpf.HookSkbClone:
 		b = append(b, "copied from trail "...)
 		b = strconv.AppendUint(b, r.Parent, 10)

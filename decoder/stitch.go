@@ -201,7 +201,7 @@ func (s *Stitcher) journey(r *bpf.Record) (o *openJourney, fresh bool) {
 		return o, true
 	}
 	o = s.trails[r.Trail]
-	if r.Hook == uint16(bpf.HookSkbClone) {
+	if r.Hook == uint16(bpf.HookSkbClone) || r.Hook == uint16(bpf.HookSkbSegment) {
 		return s.adopt(o, r)
 	}
 	if o != nil {
@@ -228,7 +228,7 @@ func (s *Stitcher) journey(r *bpf.Record) (o *openJourney, fresh bool) {
 	return o, true
 }
 
-// adopt makes a copy (a HOOK_SKB_CLONE record) part of its parent's journey. o
+// adopt makes a copy or a segment part of its parent's journey. o
 // is the journey the copy's own trail has by now, if records came out of order.
 func (s *Stitcher) adopt(o *openJourney, r *bpf.Record) (*openJourney, bool) {
 	p := s.trails[r.Parent]

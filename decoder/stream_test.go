@@ -151,6 +151,15 @@ func (p *packet) clone(trail, ns, dev uint32, d time.Duration) *packet {
 	return &c
 }
 
+// segment is one that p is cut into, with its own trail.
+func (p *packet) segment(trail, ns, dev uint32, d time.Duration) *packet {
+	c := *p
+	c.rec.Parent, c.rec.Trail, c.rec.Skb = p.rec.Trail, uint64(trail), p.rec.Skb+uint64(trail)*64
+	c.app = p.app[:1400]
+	c.after(d).write(bpf.HookSkbSegment, ns, dev)
+	return &c
+}
+
 // frame builds the bytes.
 func (p *packet) frame() []byte {
 	eth := &layers.Ethernet{SrcMAC: hw(p.from), DstMAC: hw(p.to), EthernetType: layers.EthernetType(p.rec.L3Proto)}

@@ -194,6 +194,8 @@ func (w *TextWriter) hop(h *Hop) string {
 		}
 	case *QueueDetail:
 		s = d.text(h.Verdict)
+	case *SegmentDetail:
+		s = fmt.Sprintf("cut into %d segments, which go on by themselves", d.Segments)
 	case *IPVSDetail:
 		s = d.text(h.Hook)
 	case *BridgeDetail:

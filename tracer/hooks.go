@@ -162,4 +162,11 @@ var Hooks = []HookRow{
 		Lost:   "that a copy belongs to its original: it shows as a packet of its own",
 		Cost:   "one load, per copy",
 	},
+	{
+		Name: "skb_segment", Group: "free", Hook: bpf.HookSkbSegment,
+		Attach: []Attachment{{BackendFexit, "fexit_gso_segment", []string{"__skb_gso_segment"}}},
+		Tells:  "a packet bigger than the MTU is cut into segments: they are its children, and its end is no loss",
+		Lost:   "that segments belong to the packet they were cut from: they show as packets of their own",
+		Cost:   "one load, per packet that is cut",
+	},
 }

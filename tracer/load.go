@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -138,37 +139,66 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
-	for _, row := range Hooks {
-		if !slices.Contains(groups, row.Group) {
-			continue
-		}
-		if row.Group == "device" { // attached to each device, later
-			p.attached = append(p.attached, row.Name)
-			p.running[row.Name] = p.core.Programs[row.Attach[0].Program]
-			continue
-		}
-		if err := p.add(row); err != nil {
-			p.missing[row.Name] = err
-			continue
-		}
-		p.exact = p.exact || row.Hook == bpf.HookKfreeSkbmem
-	}
+	p.attachAll(groups)
 	return p, nil
 }
 
-// add attaches a row, or says why not.
-func (p *programs) add(row HookRow) error {
-	if row.Module == "ip_vs" && !moduleLoaded(row.Module) {
-		return fmt.Errorf("module %s is not loaded", row.Module) // cheaper than to look for its functions
+// attachAll attaches the rows of the groups, all at once: each waits for the
+// kernel to have patched its functions, which takes its time.
+func (p *programs) attachAll(groups []string) {
+	tries := make([]attempt, len(Hooks))
+	var wg sync.WaitGroup
+	for i, row := range Hooks {
+		if row.Group != "device" && slices.Contains(groups, row.Group) {
+			wg.Go(func() { tries[i] = p.try(row) })
+		}
 	}
-	backend, err := p.attach(row, p.spec)
-	if err != nil {
-		return err
+	wg.Wait()
+	for i, row := range Hooks {
+		switch {
+		case !slices.Contains(groups, row.Group):
+		case row.Group == "device": // attached to each device, later
+			p.attached = append(p.attached, row.Name)
+			p.running[row.Name] = p.core.Programs[row.Attach[0].Program]
+		default:
+			p.take(row, tries[i])
+		}
 	}
-	p.backends[row.Name] = backend
+}
+
+// attempt is what came of attaching a row.
+type attempt struct {
+	backend    Backend
+	prog       *ebpf.Program
+	collection *ebpf.Collection // of prog, if it is not a core program
+	links      []link.Link
+	err        error
+}
+
+func (t *attempt) undo() {
+	for _, l := range t.links {
+		l.Close()
+	}
+	if t.collection != nil {
+		t.collection.Close()
+	}
+}
+
+// take keeps what came of a row, and reports whether it is attached.
+func (p *programs) take(row HookRow, t attempt) bool {
+	if t.err != nil {
+		p.missing[row.Name] = t.err
+		return false
+	}
+	if t.collection != nil {
+		p.optional = append(p.optional, t.collection)
+	}
+	p.links = append(p.links, t.links...)
+	p.running[row.Name], p.backends[row.Name] = t.prog, t.backend
 	p.attached = append(p.attached, row.Name)
+	p.exact = p.exact || row.Hook == bpf.HookKfreeSkbmem
 	delete(p.missing, row.Name)
-	return nil
+	return true
 }
 
 // maxRetries: a module may be listed before its functions are.
@@ -182,11 +212,9 @@ func (p *programs) retry() (added []string) {
 			continue
 		}
 		p.retries[row.Name]++
-		if err := p.add(row); err != nil {
-			p.missing[row.Name] = err
-			continue
+		if p.take(row, p.try(row)) {
+			added = append(added, row.Name)
 		}
-		added = append(added, row.Name)
 	}
 	return added
 }
@@ -197,43 +225,43 @@ func moduleLoaded(name string) bool {
 	return err == nil
 }
 
-// attach tries the row's backends in turn.
-func (p *programs) attach(row HookRow, spec *ebpf.CollectionSpec) (Backend, error) {
+// try attaches a row by the first of its backends that works. It changes
+// nothing in p.
+func (p *programs) try(row HookRow) attempt {
+	if row.Module == "ip_vs" && !moduleLoaded(row.Module) {
+		return attempt{err: fmt.Errorf("module %s is not loaded", row.Module)} // cheaper than to look for its functions
+	}
 	var errs []error
 	for _, a := range row.Attach {
-		err := p.attachOne(row, a, spec)
-		if err == nil {
-			return a.Backend, nil
+		t := p.tryOne(row, a)
+		if t.err == nil {
+			return t
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", a.Backend, err))
+		t.undo()
+		errs = append(errs, fmt.Errorf("%s: %w", a.Backend, firstLine(t.err)))
 	}
-	return "", errors.Join(errs...)
+	return attempt{err: errors.Join(errs...)}
 }
 
-func (p *programs) attachOne(row HookRow, a Attachment, spec *ebpf.CollectionSpec) error {
-	if err := haveBackend(a.Backend); err != nil {
-		return err
+func (p *programs) tryOne(row HookRow, a Attachment) (t attempt) {
+	t.backend = a.Backend
+	if t.err = haveBackend(a.Backend); t.err != nil {
+		return t
 	}
-	prog := p.core.Programs[a.Program]
-	if prog == nil {
+	if t.prog = p.core.Programs[a.Program]; t.prog == nil {
 		opts := ebpf.CollectionOptions{MapReplacements: p.core.Maps}
-		if types, err := btf.LoadKernelModuleSpec(row.Module); row.Module != "" && err == nil {
-			opts.Programs.ExtraRelocationTargets = []*btf.Spec{types}
+		if row.Module != "" {
+			if types, err := btf.LoadKernelModuleSpec(row.Module); err == nil {
+				opts.Programs.ExtraRelocationTargets = []*btf.Spec{types}
+			}
 		}
-		c, err := ebpf.NewCollectionWithOptions(only(spec, a.Program), opts)
-		if err != nil {
-			return firstLine(err)
+		if t.collection, t.err = ebpf.NewCollectionWithOptions(only(p.spec, a.Program), opts); t.err != nil {
+			return t
 		}
-		p.optional = append(p.optional, c)
-		prog = c.Programs[a.Program]
+		t.prog = t.collection.Programs[a.Program]
 	}
-	links, err := a.link(prog)
-	p.links = append(p.links, links...)
-	if err != nil {
-		return firstLine(err)
-	}
-	p.running[row.Name] = prog
-	return nil
+	t.links, t.err = a.link(t.prog)
+	return t
 }
 
 // link attaches prog. On an error what was attached is returned as well.
@@ -321,10 +349,13 @@ func firstLine(err error) error {
 	return err
 }
 
+// close detaches, all at once as attachAll.
 func (p *programs) close() {
+	var wg sync.WaitGroup
 	for _, l := range p.links {
-		l.Close()
+		wg.Go(func() { l.Close() })
 	}
+	wg.Wait()
 	for _, c := range p.optional {
 		c.Close()
 	}
