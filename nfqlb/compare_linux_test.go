@@ -137,7 +137,7 @@ func serveStock(t *testing.T, b *Balancer, ready func()) {
 }
 
 // compareRounds is odd: there is a median.
-const compareRounds = 7
+const compareRounds = 11
 
 // compare measures each contender under its load in every round, in turns.
 func (p *comparePath) compare(all ...contender) [][]result {
