@@ -17,12 +17,13 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// plainVIP is an address that is routed to the first target without a balancer.
-var plainVIP = netip.MustParseAddr("10.0.0.9")
+// plainVIP is an address that is routed to target i without a balancer.
+func plainVIP(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}) }
 
 // TestFastPathRates measures the fast path against forwarding without any
 // balancer, interleaved. A generator on CPU 0 sends as fast as it can; the
@@ -30,8 +31,10 @@ var plainVIP = netip.MustParseAddr("10.0.0.9")
 // Compared are packets per second of CPU time, the sender's and the softirqs',
 // which is the rate on a machine that does nothing else. `make bench` runs it.
 //
-// Plain forwarding is past the same routing rules, which are looked at in turn,
-// but without the queue's rule. What no rules at all give is shown beside.
+// Plain forwarding is to as many targets and past the same routing rules, which
+// are looked at in turn, but without the queue's rule. Shown beside: forwarding
+// without any rules, and a program that sets a constant mark and does nothing
+// else, which no fast path can beat.
 func TestFastPathRates(t *testing.T) {
 	if os.Getenv("WAYMARK_BENCH") == "" {
 		t.Skip("a measurement: make bench runs it")
@@ -41,30 +44,31 @@ func TestFastPathRates(t *testing.T) {
 	variants := []struct {
 		name  string
 		marks int
-		fast  bool
-		redir bool
+		mode  ratedMode
 		base  int
 		least float64 // of the rate of base
 	}{
-		0: {"plain forwarding, no rules", 0, false, false, 0, 0},
-		1: {"plain forwarding, 4 marks' rules", 4, false, false, 0, 0},
-		2: {"fast path, 4 targets", 4, true, false, 1, 0.95},
-		3: {"redirect, 4 targets", 4, true, true, 1, 1.2},
-		4: {"plain forwarding, 100 marks' rules", 100, false, false, 0, 0},
-		5: {"fast path, 100 targets", 100, true, false, 4, 0.95},
-		6: {"redirect, 100 targets", 100, true, true, 3, 0.95},
+		0: {"plain forwarding to 4, no rules", 4, ratedNoRules, 0, 0},
+		1: {"plain forwarding to 4", 4, ratedPlain, 0, 0},
+		2: {"a constant mark and the queue's rule", 4, ratedConstant, 1, 0},
+		3: {"fast path, 4 targets", 4, ratedFast, 1, 0.95},
+		4: {"redirect, 4 targets", 4, ratedRedirect, 1, 1.2},
+		5: {"plain forwarding to 100", 100, ratedPlain, 0, 0},
+		6: {"fast path, 100 targets", 100, ratedFast, 5, 0.95},
+		7: {"redirect, 100 targets", 100, ratedRedirect, 4, 0.95},
 	}
 	worlds := make([]*ratedWorld, len(variants))
 	for i, v := range variants {
-		worlds[i] = newRatedWorld(t, v.marks, v.fast, v.redir)
+		worlds[i] = newRatedWorld(t, v.marks, v.mode)
 	}
 	rate, cpu := make([][]float64, len(variants)), make([][]float64, len(variants))
 	for round := range rounds {
 		for k := range variants {
 			i := (k + round) % len(variants)
-			dst := plainVIP
-			if variants[i].fast {
-				dst = vip4
+			v := variants[i]
+			dst := func(int) netip.Addr { return vip4 }
+			if v.mode <= ratedPlain {
+				dst = func(flow int) netip.Addr { return plainVIP(flow % v.marks) }
 			}
 			pps, ns := worlds[i].measure(dst, bytes, 300*time.Millisecond)
 			rate[i] = append(rate[i], pps)
@@ -81,12 +85,12 @@ func TestFastPathRates(t *testing.T) {
 	for i, v := range variants {
 		ratio := paired(i, v.base, func(a, b float64) float64 { return b / a })
 		more := paired(i, v.base, func(a, b float64) float64 { return a - b })
-		t.Logf("%-35s %5.0f kpps by the clock, %5.0f by CPU time: %.3f of %q, %+.0f ns of CPU each", v.name,
+		t.Logf("%-36s %5.0f kpps by the clock, %5.0f by CPU time: %.3f of %q, %+.0f ns of CPU each", v.name,
 			middle(rate[i])/1e3, 1e6/middle(cpu[i]), ratio, variants[v.base].name, more)
 		if ratio < v.least {
 			t.Errorf("%s: %.3f of %s, want %.2f", v.name, ratio, variants[v.base].name, v.least)
 		}
-		if v.fast && !v.redir && more > 150 {
+		if v.mode == ratedFast && more > 150 {
 			t.Errorf("%s takes %.0f ns of CPU more than %s, want 150", v.name, more, variants[v.base].name)
 		}
 	}
@@ -137,10 +141,20 @@ type ratedWorld struct {
 	counter *ebpf.Map
 }
 
-func newRatedWorld(t *testing.T, marks int, fast, redirect bool) *ratedWorld {
+type ratedMode int
+
+const (
+	ratedNoRules ratedMode = iota // for marks
+	ratedPlain
+	ratedConstant // a TC program marks all packets alike
+	ratedFast
+	ratedRedirect
+)
+
+func newRatedWorld(t *testing.T, marks int, mode ratedMode) *ratedWorld {
 	t.Helper()
 	queues := uint16(0)
-	if fast {
+	if mode > ratedPlain {
 		queues = 1
 	}
 	w := &ratedWorld{pathWorld: newPathWorld(t, 1, queues)}
@@ -150,24 +164,28 @@ func newRatedWorld(t *testing.T, marks int, fast, redirect bool) *ratedWorld {
 	w.must(err)
 	mac := first[slices.IndexFunc(first, func(n netlink.Neigh) bool { return n.State == netlink.NUD_PERMANENT })].HardwareAddr
 	via := func(i int) net.IP { return net.IPv4(172, 16, 0, byte(2+i)).To4() }
-	for i := 1; i < marks; i++ {
-		w.must(w.lb.NeighSet(&netlink.Neigh{LinkIndex: out.Attrs().Index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: via(i), HardwareAddr: mac}))
+	for i := range marks {
+		if i > 0 {
+			w.must(w.lb.NeighSet(&netlink.Neigh{LinkIndex: out.Attrs().Index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: via(i), HardwareAddr: mac}))
+			w.must(w.lb.RouteAdd(&netlink.Route{Family: netlink.FAMILY_V4, LinkIndex: out.Attrs().Index, Gw: via(i), Table: w.mark(i)}))
+		}
+		w.must(w.lb.RouteAdd(&netlink.Route{LinkIndex: out.Attrs().Index, Gw: via(i), Dst: netlink.NewIPNet(plainVIP(i).AsSlice())}))
 		rule := netlink.NewRule()
 		rule.Family, rule.Mark, rule.Table, rule.Priority = netlink.FAMILY_V4, uint32(w.mark(i)), w.mark(i), 99
-		w.must(w.lb.RuleAdd(rule))
-		w.must(w.lb.RouteAdd(&netlink.Route{Family: netlink.FAMILY_V4, LinkIndex: out.Attrs().Index, Gw: via(i), Table: w.mark(i)}))
-	}
-	if marks == 0 { // no balancer at all
-		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			rule := netlink.NewRule()
-			rule.Family, rule.Mark, rule.Table, rule.Priority = family, uint32(w.mark(0)), w.mark(0), 99
+		switch {
+		case mode == ratedNoRules && i == 0:
 			w.must(w.lb.RuleDel(rule))
+		case mode != ratedNoRules && i > 0:
+			w.must(w.lb.RuleAdd(rule))
 		}
 	}
-	w.must(w.lb.RouteAdd(&netlink.Route{LinkIndex: out.Attrs().Index, Gw: via(0), Dst: netlink.NewIPNet(plainVIP.AsSlice())}))
 	w.count()
 	w.must(unix.SetsockoptInt(w.client, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1))
-	if fast {
+	switch mode {
+	case ratedConstant:
+		w.markAll()
+	case ratedFast, ratedRedirect:
+		redirect := mode == ratedRedirect
 		f, _ := w.attached(manyTargets(t, marks, 1), FastPathConfig{Redirect: redirect})
 		w.send(udp(1, false))
 		if s := f.Stats(); s.Placed != 1 || redirect != (s.Redirected == 1) {
@@ -175,6 +193,25 @@ func newRatedWorld(t *testing.T, marks int, fast, redirect bool) *ratedWorld {
 		}
 	}
 	return w
+}
+
+// markAll gives all packets the first target's mark.
+func (w *ratedWorld) markAll() {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
+		asm.Mov.Imm(asm.R2, int32(w.mark(0))),
+		asm.StoreMem(asm.R1, 8, asm.R2, asm.Word), // __sk_buff.mark
+		asm.Mov.Imm(asm.R0, -1),
+		asm.Return(),
+	}})
+	w.must(err)
+	w.t.Cleanup(func() { prog.Close() })
+	in, err := w.lb.LinkByName("nsm-1")
+	w.must(err)
+	f := &FastPath{b: new(Balancer), program: prog, entry: prog, links: make(map[link.Link]bool), config: FastPathConfig{NetNS: int(w.ns), LastQueue: 3}}
+	d, err := f.attach(w.lb, in.Attrs())
+	w.must(err)
+	w.t.Cleanup(func() { w.must(f.detach(w.lb, d)) })
+	w.must(f.passMarked())
 }
 
 // count takes the packets out at the target.
@@ -212,13 +249,13 @@ func (w *ratedWorld) count() {
 
 // measure sends frames of 256 flows for d and returns how many arrived per
 // second and what CPU time each took, in the sender and in softirqs beside it.
-func (w *ratedWorld) measure(dst netip.Addr, bytes int, d time.Duration) (pps, ns float64) {
+func (w *ratedWorld) measure(dst func(flow int) netip.Addr, bytes int, d time.Duration) (pps, ns float64) {
 	const flows, batch = 256, 32
 	frames := make([][]byte, flows)
 	for i := range frames {
 		p := udp(i, false)
 		p = join(p, make([]byte, bytes-14-len(p)))
-		copy(p[16:20], dst.AsSlice())
+		copy(p[16:20], dst(i).AsSlice())
 		frames[i] = join(w.mac, []byte{2, 0, 0, 0, 0, 1, 8, 0}, lengths(p))
 	}
 	var msgs [batch]mmsghdr
