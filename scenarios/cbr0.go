@@ -9,8 +9,8 @@ package scenarios
 // at once another machine of the cloud's network and one on the internet. Dual
 // stack.
 //
-//	pN eth0 ── veth000N node ... eth0 ── e0 ext
-//	              └─ cbr0 ─┘
+//	pN eth0 ── veth000N node eth0 ── eth0 ext
+//	            └── cbr0
 //
 // Pods reach each other through the bridge, everything else by the node's routes.
 // What a pod sends to the internet gets the node's address; inside the cloud's
@@ -106,7 +106,7 @@ func cbr0Services() []service {
 }
 
 func cbr0Plan() plan {
-	nodeEth, ext := port{cbr0Node, "eth0"}, port{cbr0Ext, "e0"}
+	nodeEth, ext := port{cbr0Node, "eth0"}, port{cbr0Ext, "eth0"}
 	extLo := port{cbr0Ext, "lo"}
 	p := plan{
 		nodes:   []string{cbr0Node, cbr0Ext},

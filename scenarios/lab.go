@@ -32,6 +32,8 @@ type lab struct {
 	service  service
 	services []service
 	faults   []Fault
+	// balancer says that Options.Balancer can take part.
+	balancer bool
 	// bridgeNetfilter says that Options.NoBridgeNetfilter makes a difference.
 	bridgeNetfilter bool
 }

@@ -77,11 +77,12 @@ var meridioTargets = []meridioTarget{
 }
 
 var meridio = &lab{
-	name:  "meridio",
-	brief: "Meridio trench: gateway, nfqlb load balancer, proxy bridge, three targets, IPv4 and IPv6",
-	plan:  meridioPlan(),
-	files: []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm")},
-	start: startMeridio,
+	name:     "meridio",
+	brief:    "Meridio trench: gateway, nfqlb load balancer, proxy bridge, three targets, IPv4 and IPv6",
+	plan:     meridioPlan(),
+	files:    []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm")},
+	start:    startMeridio,
+	balancer: true,
 	service: service{
 		client:   meridioGW,
 		from4:    netip.MustParseAddr("200.100.0.1"),

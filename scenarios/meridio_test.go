@@ -63,10 +63,22 @@ func cannot(t *testing.T, reason string) {
 
 func up(t *testing.T) *World {
 	t.Helper()
+	return upLab(t, meridio)
+}
+
+func upLab(t *testing.T, l *lab) *World {
+	t.Helper()
+	return upWith(t, Options{Lab: l.name})
+}
+
+// upWith brings a lab up for one test.
+func upWith(t *testing.T, o Options) *World {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		cannot(t, "a lab takes root")
 	}
-	w, err := Up(timeout(t), Options{Lab: "meridio", Executable: waymark(t)})
+	o.Executable = waymark(t)
+	w, err := Up(timeout(t), o)
 	if errors.Is(err, ErrUnsupported) {
 		cannot(t, err.Error())
 	}
@@ -227,7 +239,7 @@ func TestDownLeavesNothing(t *testing.T) {
 	if err := w.Down(); err != nil {
 		t.Fatal(err)
 	}
-	nothingLeft(t)
+	nothingLeft(t, meridio)
 	if err := Down("meridio"); err != nil {
 		t.Errorf("a second down: %v", err)
 	}
@@ -265,7 +277,7 @@ func TestKilledWhileComingUp(t *testing.T) {
 			if err := Down("meridio"); err != nil {
 				t.Fatal(err)
 			}
-			nothingLeft(t)
+			nothingLeft(t, meridio)
 		})
 	}
 	t.Run("up again without down", func(t *testing.T) {
@@ -286,7 +298,7 @@ func TestKilledWhileComingUp(t *testing.T) {
 			t.Errorf("%+v", sum)
 		}
 		w.Down()
-		nothingLeft(t)
+		nothingLeft(t, meridio)
 	})
 }
 
@@ -296,14 +308,14 @@ func exists(path string) bool {
 }
 
 // nothingLeft checks namespaces, processes, shared memory and state.
-func nothingLeft(t *testing.T) {
+func nothingLeft(t *testing.T, l *lab) {
 	t.Helper()
-	for _, n := range meridio.plan.nodes {
-		if path := filepath.Join(NamespaceDir, meridio.namespace(n)); exists(path) {
+	for _, n := range l.plan.nodes {
+		if path := filepath.Join(NamespaceDir, l.namespace(n)); exists(path) {
 			t.Errorf("%s is left", path)
 		}
 	}
-	for _, path := range append(meridio.files, meridio.dir()) {
+	for _, path := range append(l.files, l.dir()) {
 		if exists(path) {
 			t.Errorf("%s is left", path)
 		}
@@ -314,7 +326,7 @@ func nothingLeft(t *testing.T) {
 	}
 	for _, path := range environs {
 		env, err := os.ReadFile(path) // a zombie's is empty
-		if err == nil && hasEnv(env, markEnv+"=meridio") {
+		if err == nil && hasEnv(env, markEnv+"="+l.name) {
 			cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
 			t.Errorf("process %s is left: %s", path, bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '}))
 		}

@@ -62,7 +62,7 @@ func (w *World) loadBridgeNetfilter(node string) error {
 		return err
 	}
 	if bridge != "" {
-		return fmt.Errorf("module %s is not loaded, and loading it would put bridge %s of this machine under iptables; run `modprobe %[1]s` if that is fine, or bring the lab up with --no-br-netfilter: %w",
+		return fmt.Errorf("module %s is not loaded, and loading it would put bridge %s of this machine under iptables; load it if that is fine, or bring the lab up with --no-br-netfilter: %w",
 			bridgeNetfilterModule, bridge, ErrUnsupported)
 	}
 	w.record.Modules = append(w.record.Modules, bridgeNetfilterModule)

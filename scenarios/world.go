@@ -80,6 +80,9 @@ func Up(ctx context.Context, o Options) (*World, error) {
 	if err := needRoot(); err != nil {
 		return nil, err
 	}
+	if o.Balancer != "" && !l.balancer {
+		return nil, fmt.Errorf("lab %s has no balancer that could be another one", l.name)
+	}
 	if o.NoBridgeNetfilter && !l.bridgeNetfilter {
 		return nil, fmt.Errorf("br_netfilter is no matter in lab %s", l.name)
 	}

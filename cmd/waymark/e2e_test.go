@@ -79,10 +79,16 @@ func needRoot(t testing.TB) {
 // labUpFor brings the Meridio lab up for one test.
 func labUpFor(t testing.TB) *scenarios.World {
 	t.Helper()
+	return labUpWith(t, scenarios.Options{Lab: "meridio"})
+}
+
+func labUpWith(t testing.TB, o scenarios.Options) *scenarios.World {
+	t.Helper()
 	needRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	w, err := scenarios.Up(ctx, scenarios.Options{Lab: "meridio", Executable: waymarkBin})
+	o.Executable = waymarkBin
+	w, err := scenarios.Up(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}
