@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,7 @@ func checkCBR0Faults(t *testing.T, o scenarios.Options) {
 		if o.NoBridgeNetfilter && slices.Contains([]string{"hairpin-off", "no-bridge-nf"}, f.Name) {
 			continue // no faults without br_netfilter
 		}
+		var shown []cbr0Case
 		for _, ip := range []int{4, 6} {
 			site := siteFor(f, ip)
 			if site == nil && !slices.ContainsFunc(f.Expect.Drops, func(s scenarios.Site) bool { return s.IP == ip }) {
@@ -60,8 +62,10 @@ func checkCBR0Faults(t *testing.T, o scenarios.Options) {
 				continue
 			}
 			port += 100
-			cases = append(cases, cbr0Case{f, ip, *site, port, showFault(t, w, f, ip, port)})
+			shown = append(shown, cbr0Case{f, ip, *site, port, 0})
 		}
+		showFault(t, w, f, shown)
+		cases = append(cases, shown...)
 	}
 	var lines []cbr0Drop
 	for dec := json.NewDecoder(bytes.NewReader(drops.stop(t))); dec.More(); {
@@ -76,27 +80,40 @@ func checkCBR0Faults(t *testing.T, o scenarios.Options) {
 	}
 }
 
-// showFault sets a fault, sends its traffic from p1, and clears it. It returns how
-// many connections failed.
-func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, ip int, port uint16) int {
+// showFault sets a fault, sends its traffic from p1, for all cases at once, notes how
+// many connections of each failed, and clears the fault.
+func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []cbr0Case) {
 	t.Helper()
 	if err := w.Fault(ctxBackground, f.Name); err != nil {
 		t.Fatal(err)
 	}
-	src := netip.AddrPortFrom(netip.MustParseAddr(cbr0Client[ip]), port)
-	args := append([]string{"lab", "traffic", w.Name(), "-o", "json", "--timeout", "500ms", "--src", src.String()}, f.Traffic...)
-	if ip == 6 {
-		args = append(args, "-6")
+	traffic := make([]*exec.Cmd, len(cases))
+	out := make([]bytes.Buffer, len(cases))
+	for i, c := range cases {
+		src := netip.AddrPortFrom(netip.MustParseAddr(cbr0Client[c.ip]), c.first)
+		args := append([]string{"lab", "traffic", w.Name(), "-o", "json", "--timeout", "1s", "--src", src.String()}, f.Traffic...)
+		if c.ip == 6 {
+			args = append(args, "-6")
+		}
+		traffic[i] = exec.Command(waymarkBin, args...)
+		traffic[i].Stdout = &out[i]
+		if err := traffic[i].Start(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	out, stderr, _ := run0(t, args...)
+	for _, cmd := range traffic {
+		_ = cmd.Wait() // it exits 1, because connections fail
+	}
 	if err := w.Clear(ctxBackground, f.Name); err != nil {
 		t.Fatal(err)
 	}
-	var sum scenarios.Summary
-	if err := json.Unmarshal([]byte(out), &sum); err != nil {
-		t.Fatalf("%v: %s%s", err, out, stderr)
+	for i := range cases {
+		var sum scenarios.Summary
+		if err := json.Unmarshal(out[i].Bytes(), &sum); err != nil {
+			t.Fatalf("%v: %v: %s", traffic[i].Args, err, out[i].Bytes())
+		}
+		cases[i].failed = sum.Failed
 	}
-	return sum.Failed
 }
 
 // cbr0Drop is what this test reads of a line of `waymark drops -o json`.
