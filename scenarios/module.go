@@ -4,13 +4,14 @@
 
 package scenarios
 
-// Kernel modules that only the name can ask for. What netlink can ask for (veth,
-// nf_tables' expressions) the kernel loads by itself, and nobody minds; a module
-// here changes what the machine does, so it goes when the lab goes.
+// Kernel modules that change the machine itself, so they go when the lab goes.
+// What else netlink can ask for (veth, IPVS, nf_tables' expressions) the kernel
+// loads by itself, and nobody minds.
 
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -57,7 +58,7 @@ func (w *World) loadBridgeNetfilter(node string) error {
 	if found, err := w.hasBridgeNetfilter(node); found || err != nil {
 		return err
 	}
-	bridge, err := machineBridge()
+	bridge, err := machineUse(bridgeNetfilterModule)
 	if err != nil {
 		return err
 	}
@@ -104,35 +105,60 @@ func loadModule(name string) error {
 	return nil
 }
 
-// machineBridge names a bridge of the namespace waymark runs in; without one it
-// is empty.
-func machineBridge() (string, error) {
+// deviceModules are modules that netlink can ask for, but which bring a device of
+// this name to the machine's own namespace.
+var deviceModules = map[string]string{"dummy": "dummy0", "ipip": "tunl0"}
+
+// noteModule is called before netlink asks for the module of a type of device,
+// which has the type's name. One of deviceModules that is not there yet goes when
+// the lab goes.
+func (w *World) noteModule(name string) error {
+	if deviceModules[name] == "" {
+		return nil
+	}
+	_, err := os.Stat(filepath.Join("/sys/module", name)) // built in or loaded
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	w.record.Modules = append(w.record.Modules, name)
+	return w.save()
+}
+
+// machineUse names a device, of the namespace waymark runs in, that counts on a
+// module; without one it is empty.
+func machineUse(module string) (string, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return "", fmt.Errorf("list this machine's devices: %w", err)
 	}
 	for _, l := range links {
-		if l.Type() == "bridge" {
+		own, up := l.Attrs().Name == deviceModules[module], l.Attrs().Flags&net.FlagUp != 0
+		switch {
+		case module == bridgeNetfilterModule && l.Type() == "bridge",
+			module == l.Type() && (up || !own):
 			return l.Attrs().Name, nil
 		}
 	}
 	return "", nil
 }
 
-// unloadModules unloads what was loaded for the lab. A machine that has got a
-// bridge of its own meanwhile may count on br_netfilter: it stays then.
+// unloadModules unloads what was loaded for the lab. What the machine has found
+// a use for meanwhile, in its own namespace, stays.
 func (l *lab) unloadModules() error {
 	r, err := l.readRecord()
-	if err != nil || r == nil || len(r.Modules) == 0 {
-		return err
-	}
-	if bridge, err := machineBridge(); err != nil || bridge != "" {
+	if err != nil || r == nil {
 		return err
 	}
 	for _, name := range r.Modules {
-		// ENOENT: it never got loaded, or somebody else unloaded it.
+		if use, err := machineUse(name); err != nil {
+			return err
+		} else if use != "" {
+			continue
+		}
+		// ENOENT: it never got loaded, or somebody else unloaded it. EWOULDBLOCK:
+		// another module counts on it.
 		err := unix.DeleteModule(name, unix.O_NONBLOCK)
-		if err != nil && !errors.Is(err, unix.ENOENT) {
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EWOULDBLOCK) {
 			return fmt.Errorf("unload module %s: %w", name, err)
 		}
 	}
