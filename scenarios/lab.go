@@ -16,7 +16,7 @@ import (
 )
 
 // labs are all labs there are.
-var labs = []*lab{meridio, cbr0}
+var labs = []*lab{meridio, cbr0, ipvs}
 
 // lab is one known world.
 type lab struct {
@@ -36,6 +36,9 @@ type lab struct {
 	balancer bool
 	// bridgeNetfilter says that Options.NoBridgeNetfilter makes a difference.
 	bridgeNetfilter bool
+	// lacks says, unless it is nil, what this kernel has not and the lab cannot do
+	// without; it is asked before anything is built.
+	lacks func() error
 }
 
 // service is where a lab's clients are and what they talk to. The name is for

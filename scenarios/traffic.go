@@ -141,6 +141,10 @@ func (s service) complete(t Traffic) (Traffic, netip.AddrPort, error) {
 	switch {
 	case t.Connections < 0 || t.Concurrency < 0 || t.Size < 0 || t.Rate < 0 || t.Timeout < 0:
 		return t, netip.AddrPort{}, errors.New("connections, concurrency, size, rate and timeout must not be negative")
+	case !dst.IsValid() && t.IPv6:
+		return t, netip.AddrPort{}, fmt.Errorf("service %s has no IPv6 address", s.name)
+	case !dst.IsValid():
+		return t, netip.AddrPort{}, fmt.Errorf("service %s has no IPv4 address; use IPv6 (-6)", s.name)
 	case t.UDP && t.Size > maxUDP:
 		return t, netip.AddrPort{}, fmt.Errorf("%d bytes do not fit into a datagram; at most %d do", t.Size, maxUDP)
 	case t.Source.Addr().Is4() != dst.Is4():

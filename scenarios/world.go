@@ -102,6 +102,11 @@ func Up(ctx context.Context, o Options) (*World, error) {
 			return nil, err
 		}
 	}
+	if l.lacks != nil {
+		if err := l.lacks(); err != nil {
+			return nil, fmt.Errorf("lab %s: %w", l.name, err)
+		}
+	}
 	use, err := l.lockUse(ctx)
 	if err != nil {
 		return nil, err

@@ -261,6 +261,7 @@ Exits 1 if a connection failed.
 examples:
   waymark lab traffic meridio -c 24
   waymark lab traffic meridio -c 1000 --udp -6 --rate 200/s
+  waymark lab traffic ipvs --to tunnel -c 24
   waymark lab traffic cbr0 --to hairpin -o json`)
 	f.SortFlags = false
 	var t scenarios.Traffic
