@@ -89,6 +89,11 @@ func labUpWith(t testing.TB, o scenarios.Options) *scenarios.World {
 	defer cancel()
 	o.Executable = waymarkBin
 	w, err := scenarios.Up(ctx, o)
+	// The machines of scenarios/vm have every part of it, other kernels may not.
+	_, notGuest := os.Stat("/lib/modules/waymark.index")
+	if errors.Is(err, scenarios.ErrUnsupported) && o.Lab == "ipvs" && notGuest != nil {
+		t.Skipf("SKIPPED here, it runs on the kernels in the VM: %v", err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,22 +17,26 @@ import (
 	"waymark/scenarios"
 )
 
-// cbr0Client is who sends the traffic that shows the lab's faults: p1.
-var cbr0Client = map[int]string{4: "10.4.0.11", 6: "fd00:10:4::11"}
-
-// TestCBR0FaultsDropWhereTheTableSays sets every fault of the lab, sends what its row
+// TestFaultsDropWhereTheTableSays sets every fault of a lab, sends what its row
 // says shows it, and looks in `waymark drops` for each connection that failed.
-func TestCBR0FaultsDropWhereTheTableSays(t *testing.T) {
-	for name, o := range map[string]scenarios.Options{
-		"br_netfilter on":  {Lab: "cbr0"},
-		"br_netfilter off": {Lab: "cbr0", NoBridgeNetfilter: true},
+// (TestFaultsAreFound does more, for the lab whose faults waymark can explain.)
+func TestFaultsDropWhereTheTableSays(t *testing.T) {
+	cbr0 := map[int]string{4: "10.4.0.11", 6: "fd00:10:4::11"} // p1
+	for name, c := range map[string]struct {
+		options scenarios.Options
+		clients map[int]string // who sends the traffic, by IP version
+		without []string       // faults that are none with these options
+	}{
+		"cbr0, br_netfilter on":  {scenarios.Options{Lab: "cbr0"}, cbr0, nil},
+		"cbr0, br_netfilter off": {scenarios.Options{Lab: "cbr0", NoBridgeNetfilter: true}, cbr0, []string{"hairpin-off", "no-bridge-nf"}},
+		"ipvs":                   {scenarios.Options{Lab: "ipvs"}, map[int]string{4: "198.51.100.2", 6: "2001:db8:51::2"}, nil},
 	} {
-		t.Run(name, func(t *testing.T) { checkCBR0Faults(t, o) })
+		t.Run(name, func(t *testing.T) { checkFaults(t, labUpWith(t, c.options), c.clients, c.without) })
 	}
 }
 
-// cbr0Case is a fault, an IP version, and the connections that showed it.
-type cbr0Case struct {
+// faultCase is a fault, an IP version, and the connections that showed it.
+type faultCase struct {
 	fault  scenarios.Fault
 	ip     int
 	site   scenarios.Site
@@ -40,18 +44,17 @@ type cbr0Case struct {
 	failed int
 }
 
-func checkCBR0Faults(t *testing.T, o scenarios.Options) {
-	w := labUpWith(t, o)
+func checkFaults(t *testing.T, w *scenarios.World, clients map[int]string, without []string) {
 	// One for all faults: the connections of each have ports of their own.
 	drops := start(t, append([]string{"drops", "-o", "json"}, netnsFlags(w)...)...)
 	i := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == w.Name() })
-	var cases []cbr0Case
+	var cases []faultCase
 	port := uint16(20000)
 	for _, f := range scenarios.List()[i].Faults {
-		if o.NoBridgeNetfilter && slices.Contains([]string{"hairpin-off", "no-bridge-nf"}, f.Name) {
-			continue // no faults without br_netfilter
+		if slices.Contains(without, f.Name) {
+			continue
 		}
-		var shown []cbr0Case
+		var shown []faultCase
 		for _, ip := range []int{4, 6} {
 			site := siteFor(f, ip)
 			if site == nil && !slices.ContainsFunc(f.Expect.Drops, func(s scenarios.Site) bool { return s.IP == ip }) {
@@ -62,14 +65,14 @@ func checkCBR0Faults(t *testing.T, o scenarios.Options) {
 				continue
 			}
 			port += 100
-			shown = append(shown, cbr0Case{f, ip, *site, port, 0})
+			shown = append(shown, faultCase{f, ip, *site, port, 0})
 		}
-		showFault(t, w, f, shown)
+		showFault(t, w, f, clients, shown)
 		cases = append(cases, shown...)
 	}
-	var lines []cbr0Drop
+	var lines []faultDrop
 	for dec := json.NewDecoder(bytes.NewReader(drops.stop(t))); dec.More(); {
-		var d cbr0Drop
+		var d faultDrop
 		if err := dec.Decode(&d); err != nil {
 			t.Fatal(err)
 		}
@@ -80,9 +83,9 @@ func checkCBR0Faults(t *testing.T, o scenarios.Options) {
 	}
 }
 
-// showFault sets a fault, sends its traffic from p1, for all cases at once, notes how
+// showFault sets a fault, sends its traffic for all cases at once, notes how
 // many connections of each failed, and clears the fault.
-func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []cbr0Case) {
+func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, clients map[int]string, cases []faultCase) {
 	t.Helper()
 	if err := w.Fault(ctxBackground, f.Name); err != nil {
 		t.Fatal(err)
@@ -90,7 +93,7 @@ func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []cbr0
 	traffic := make([]*exec.Cmd, len(cases))
 	out := make([]bytes.Buffer, len(cases))
 	for i, c := range cases {
-		src := netip.AddrPortFrom(netip.MustParseAddr(cbr0Client[c.ip]), c.first)
+		src := netip.AddrPortFrom(netip.MustParseAddr(clients[c.ip]), c.first)
 		args := append([]string{"lab", "traffic", w.Name(), "-o", "json", "--timeout", "1s", "--src", src.String()}, f.Traffic...)
 		if c.ip == 6 {
 			args = append(args, "-6")
@@ -116,15 +119,15 @@ func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []cbr0
 	}
 }
 
-// cbr0Drop is what this test reads of a line of `waymark drops -o json`.
-type cbr0Drop struct {
+// faultDrop is what this test reads of a line of `waymark drops -o json`.
+type faultDrop struct {
 	dropLine
 	Packet struct {
 		SPort, DPort uint16
 	}
 }
 
-func (c cbr0Case) check(t *testing.T, lines []cbr0Drop) {
+func (c faultCase) check(t *testing.T, lines []faultDrop) {
 	if c.failed == 0 {
 		t.Fatal("the fault breaks no connection")
 	}
@@ -132,7 +135,7 @@ func (c cbr0Case) check(t *testing.T, lines []cbr0Drop) {
 	found := map[uint16]bool{}
 	places, elsewhere := map[string]int{}, map[string]int{}
 	for _, d := range lines {
-		// By the port: a service's packet may have p1's address on both sides.
+		// By the port: a service's packet may have the client's address on both sides.
 		port, way := d.Packet.SPort, "request"
 		if !ours(port) {
 			port, way = d.Packet.DPort, "reply"
