@@ -28,6 +28,9 @@ type Fault struct {
 	// make a state, they do not toggle one.
 	break_ func(context.Context, *World) error
 	fix    func(context.Context, *World) error
+	// needs, unless nil, says what a world lacks in which the fault would break
+	// nothing.
+	needs func(*World) error
 }
 
 // Expect is what an observer must find while a fault is set.
@@ -58,6 +61,11 @@ func (w *World) Fault(ctx context.Context, name string) error {
 	f, err := w.lab.findFault(name)
 	if err != nil {
 		return err
+	}
+	if f.needs != nil {
+		if err := f.needs(w); err != nil {
+			return wrap("set fault "+name, err)
+		}
 	}
 	lock, err := lockState(ctx)
 	if err != nil {

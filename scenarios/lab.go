@@ -16,7 +16,7 @@ import (
 )
 
 // labs are all labs there are.
-var labs = []*lab{meridio}
+var labs = []*lab{meridio, cbr0, ipvs}
 
 // lab is one known world.
 type lab struct {
@@ -28,13 +28,24 @@ type lab struct {
 	// start makes what a plan cannot say (rule sets, processes), when the
 	// plan is built. It returns when the world answers.
 	start func(context.Context, *World) error
-	// service says what traffic goes where.
-	service service
-	faults  []Fault
+	// service says what traffic goes where, unless it is sent to one of services.
+	service  service
+	services []service
+	faults   []Fault
+	// balancer says that Options.Balancer can take part.
+	balancer bool
+	// bridgeNetfilter says that Options.NoBridgeNetfilter makes a difference.
+	bridgeNetfilter bool
+	// lacks says, unless it is nil, what this kernel has not and the lab cannot do
+	// without; it is asked before anything is built.
+	lacks func() error
 }
 
-// service is where a lab's clients are and what they talk to.
+// service is where a lab's clients are and what they talk to. The name is for
+// Traffic.To.
 type service struct {
+	name     string
+	brief    string
 	client   string     // node
 	from4    netip.Addr // source addresses of the client
 	from6    netip.Addr
@@ -51,9 +62,14 @@ type Lab struct {
 	Brief  string
 	Up     bool
 	Faults []Fault
+	// Services are what Traffic.To may name.
+	Services []Service
 	// Active are the names of the faults that are set.
 	Active []string
 }
+
+// Service is one of the ways traffic takes through a lab with several.
+type Service struct{ Name, Brief string }
 
 // List describes every lab, in a fixed order. It takes no privileges; a lab
 // whose state may not be read is listed as not up.
@@ -62,6 +78,9 @@ func List() []Lab {
 	for _, l := range labs {
 		r, err := l.readRecord()
 		entry := Lab{Name: l.name, Brief: l.brief, Faults: slices.Clone(l.faults)}
+		for _, s := range l.services {
+			entry.Services = append(entry.Services, Service{s.name, s.brief})
+		}
 		if err == nil && r != nil && r.Complete {
 			entry.Up = true
 			entry.Active = l.activeFaults()
@@ -80,4 +99,22 @@ func findLab(name string) (*lab, error) {
 		names = append(names, l.name)
 	}
 	return nil, fmt.Errorf("lab %q: %w; there is %s", name, ErrUnknown, strings.Join(names, ", "))
+}
+
+// findService returns the service called name; without a name the lab's main one.
+func (l *lab) findService(name string) (service, error) {
+	if name == "" {
+		return l.service, nil
+	}
+	var names []string
+	for _, s := range l.services {
+		if s.name == name {
+			return s, nil
+		}
+		names = append(names, s.name)
+	}
+	if len(names) == 0 {
+		return service{}, fmt.Errorf("service %q of lab %s: %w; the lab has one service, which has no name", name, l.name, ErrUnknown)
+	}
+	return service{}, fmt.Errorf("service %q of lab %s: %w; there is %s", name, l.name, ErrUnknown, strings.Join(names, ", "))
 }

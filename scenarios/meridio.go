@@ -77,11 +77,12 @@ var meridioTargets = []meridioTarget{
 }
 
 var meridio = &lab{
-	name:  "meridio",
-	brief: "Meridio trench: gateway, nfqlb load balancer, proxy bridge, three targets, IPv4 and IPv6",
-	plan:  meridioPlan(),
-	files: []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm"), meridioFlows},
-	start: startMeridio,
+	name:     "meridio",
+	brief:    "Meridio trench: gateway, nfqlb load balancer, proxy bridge, three targets, IPv4 and IPv6",
+	plan:     meridioPlan(),
+	files:    []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm"), meridioFlows},
+	start:    startMeridio,
+	balancer: true,
 	service: service{
 		client:   meridioGW,
 		from4:    netip.MustParseAddr("200.100.0.1"),
@@ -109,22 +110,10 @@ func meridioPlan() plan {
 		p.veths = append(p.veths, veth{port{t.node, "nsc"}, port{meridioProxy, t.bridgePort}})
 		p.bridges[0].members = append(p.bridges[0].members, t.bridgePort)
 	}
-	for _, n := range p.nodes {
-		p.sysctls = append(p.sysctls,
-			sysctl{n, "ipv6/conf/all/accept_dad", "0"},
-			sysctl{n, "ipv6/conf/default/accept_dad", "0"})
-	}
+	p.sysctls = skipDAD(p.nodes...)
 	// As the pods' init containers set them (Meridio's
 	// deployments/helm/templates/_helpers.tpl).
-	for _, n := range []string{meridioLB, meridioProxy, meridioGW} {
-		p.sysctls = append(p.sysctls,
-			sysctl{n, "ipv4/conf/all/forwarding", "1"},
-			sysctl{n, "ipv6/conf/all/forwarding", "1"},
-			sysctl{n, "ipv4/fib_multipath_hash_policy", "1"},
-			sysctl{n, "ipv6/fib_multipath_hash_policy", "1"},
-			sysctl{n, "ipv4/conf/all/rp_filter", "0"},
-			sysctl{n, "ipv4/conf/default/rp_filter", "0"})
-	}
+	p.sysctls = append(p.sysctls, forwarding(meridioLB, meridioProxy, meridioGW)...)
 	p.sysctls = append(p.sysctls,
 		sysctl{meridioLB, "ipv4/ip_local_port_range", "49152 65535"},
 		sysctl{meridioLB, "ipv4/fwmark_reflect", "1"},
@@ -173,8 +162,8 @@ func meridioPlan() plan {
 	}
 	p.routes = append(p.routes, meridioDefaults()...)
 	p.routes = append(p.routes,
-		route{node: meridioProxy, via: lb4, dev: "bridge0", table: 1, multipath: true},
-		route{node: meridioProxy, via: lb6, dev: "bridge0", table: 1, multipath: true})
+		route{node: meridioProxy, multipath: []netip.Addr{lb4}, dev: "bridge0", table: 1},
+		route{node: meridioProxy, multipath: []netip.Addr{lb6}, dev: "bridge0", table: 1})
 	for _, t := range meridioTargets {
 		p.rules = append(p.rules,
 			rule{node: t.node, from: vip4Prefix, table: 1},

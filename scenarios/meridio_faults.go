@@ -108,8 +108,13 @@ func meridioFaults() []Fault {
 // with skb:kfree_skb on each of the kernels, which agree but for inlining: 6.1 has
 // nf_reinject, 6.18 calls ip6_pkt_drop at the end of ip6_pkt_discard.
 func measured(ip int, reason string, at ...string) []Site {
+	return measuredOn([]string{"6.1", "6.12", "6.18"}, ip, reason, at...)
+}
+
+// measuredOn is measured where the kernels do not agree.
+func measuredOn(kernels []string, ip int, reason string, at ...string) []Site {
 	var sites []Site
-	for _, kernel := range []string{"6.1", "6.12", "6.18"} {
+	for _, kernel := range kernels {
 		sites = append(sites, Site{kernel, ip, reason, at})
 	}
 	return sites

@@ -9,12 +9,14 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // plan lists what a world consists of. Nodes are short names ("lb"); the
@@ -24,6 +26,8 @@ type plan struct {
 	sysctls   []sysctl
 	veths     []veth
 	bridges   []bridge
+	dummies   []dummy
+	ipips     []port // tunnels without a fixed end: they take what is addressed to the node
 	addresses []address
 	rules     []rule
 	routes    []route
@@ -42,6 +46,13 @@ type veth struct{ a, b port }
 type bridge struct {
 	port
 	members []string
+}
+
+// dummy is a device that only carries addresses. One that is not up does so for
+// IPv4 all the same; IPv6 has no use for the addresses of a device that is down.
+type dummy struct {
+	port
+	up bool
 }
 
 // address is an address of a device. IPv6 addresses skip duplicate address
@@ -63,7 +74,8 @@ type rule struct {
 }
 
 // route is a route; a zero dst is the default route of the family of via, or of
-// v6 for a blackhole. multipath writes it as a list of one next hop.
+// v6 for a blackhole. One without via leads to neighbours on dev. multipath is a
+// list of next hops, all on dev, in place of via; a list may be of one.
 type route struct {
 	node      string
 	dst       netip.Prefix
@@ -73,13 +85,43 @@ type route struct {
 	metric    int
 	protocol  int
 	onlink    bool
-	multipath bool
+	multipath []netip.Addr
 	blackhole bool
 	v6        bool
 }
 
-// protocolBird is RTPROT_BIRD of include/uapi/linux/rtnetlink.h.
-const protocolBird = 12
+// Who made a route: RTPROT_* of include/uapi/linux/rtnetlink.h.
+const (
+	protocolBird = 12
+	protocolBGP  = 186
+)
+
+// skipDAD are the settings with which an IPv6 address works at once.
+func skipDAD(nodes ...string) []sysctl {
+	var all []sysctl
+	for _, n := range nodes {
+		all = append(all,
+			sysctl{n, "ipv6/conf/all/accept_dad", "0"},
+			sysctl{n, "ipv6/conf/default/accept_dad", "0"})
+	}
+	return all
+}
+
+// forwarding are the settings of nodes that pass packets on, and choose between
+// equal routes by addresses and ports.
+func forwarding(nodes ...string) []sysctl {
+	var all []sysctl
+	for _, n := range nodes {
+		all = append(all,
+			sysctl{n, "ipv4/conf/all/forwarding", "1"},
+			sysctl{n, "ipv6/conf/all/forwarding", "1"},
+			sysctl{n, "ipv4/fib_multipath_hash_policy", "1"},
+			sysctl{n, "ipv6/fib_multipath_hash_policy", "1"},
+			sysctl{n, "ipv4/conf/all/rp_filter", "0"},
+			sysctl{n, "ipv4/conf/default/rp_filter", "0"})
+	}
+	return all
+}
 
 // build makes everything in p. The sysctls come before the devices, so that a
 // device takes its settings from this world's defaults and not from the host's;
@@ -139,15 +181,15 @@ func (w *World) buildLinks(p plan) error {
 			PeerHardwareAddr: w.lab.hardwareAddr(v.b),
 			PeerNamespace:    netlink.NsFd(w.nodes[v.b.node].ns.Fd()),
 		}
-		if err := w.nodes[v.a.node].nl.LinkAdd(link); err != nil {
-			return fmt.Errorf("add veth %s in %s: %w", v.a.dev, v.a.node, err)
+		if err := w.addLink(v.a.node, link); err != nil {
+			return err
 		}
 	}
 	for _, b := range p.bridges {
 		nl := w.nodes[b.node].nl
 		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: b.dev, HardwareAddr: w.lab.hardwareAddr(b.port)}}
-		if err := nl.LinkAdd(br); err != nil {
-			return fmt.Errorf("add bridge %s in %s: %w", b.dev, b.node, err)
+		if err := w.addLink(b.node, br); err != nil {
+			return err
 		}
 		for _, name := range b.members {
 			member, err := w.link(port{b.node, name})
@@ -159,10 +201,44 @@ func (w *World) buildLinks(p plan) error {
 			}
 		}
 	}
+	for _, d := range p.dummies {
+		link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: d.dev, HardwareAddr: w.lab.hardwareAddr(d.port)}}
+		if err := w.addLink(d.node, link); err != nil {
+			return err
+		}
+		if d.up {
+			if err := w.linkUp(d.port); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range p.ipips {
+		// The module gives every namespace a tunl0 of its own when it is loaded,
+		// which may be by this request.
+		err := w.addLink(d.node, &netlink.Iptun{LinkAttrs: netlink.LinkAttrs{Name: d.dev}})
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		if err := w.linkUp(d); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// ports lists every device the plan makes, bridges first: the kernel reports a
+// addLink makes a device; ErrUnsupported when the kernel has none of its type.
+func (w *World) addLink(node string, link netlink.Link) error {
+	if err := w.noteModule(link.Type()); err != nil {
+		return err
+	}
+	err := w.nodes[node].nl.LinkAdd(link)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = fmt.Errorf("%w: it has no devices of type %s: %w", ErrUnsupported, link.Type(), err)
+	}
+	return wrap(fmt.Sprintf("add %s %s in %s", link.Type(), link.Attrs().Name, node), err)
+}
+
+// ports lists every device with a carrier, bridges first: the kernel reports a
 // carrier at once only when the device was already up without one.
 func (p plan) ports() []port {
 	var all []port
@@ -175,7 +251,16 @@ func (p plan) ports() []port {
 	return all
 }
 
-// raiseLinks sets every device up and waits for the kernel to say that it
+// devices lists every device the plan makes.
+func (p plan) devices() []port {
+	all := append(p.ports(), p.ipips...)
+	for _, d := range p.dummies {
+		all = append(all, d.port)
+	}
+	return all
+}
+
+// raiseLinks sets every device with a carrier up and waits for the kernel to say that it
 // works: until then the queueing discipline of a new device drops packets.
 func (w *World) raiseLinks(ctx context.Context, p plan) error {
 	waiting := map[string]map[string]bool{}

@@ -157,7 +157,9 @@ func (w *World) removeRoute(r route) error {
 	return nil
 }
 
-func (r route) is6() bool { return r.v6 || r.via.IsValid() && r.via.Is6() }
+func (r route) is6() bool {
+	return r.v6 || r.via.Is6() || r.dst.Addr().Is6() || len(r.multipath) > 0 && r.multipath[0].Is6()
+}
 
 func (r route) String() string {
 	dst := "default"
@@ -167,7 +169,14 @@ func (r route) String() string {
 	if r.blackhole {
 		return fmt.Sprintf("route blackhole %s table %d", dst, r.table)
 	}
-	return fmt.Sprintf("route %s via %s dev %s table %d", dst, r.via, r.dev, r.table)
+	s := "route " + dst
+	if r.via.IsValid() {
+		s += " via " + r.via.String()
+	}
+	for _, via := range r.multipath {
+		s += " nexthop via " + via.String()
+	}
+	return fmt.Sprintf("%s dev %s table %d", s, r.dev, r.table)
 }
 
 func (w *World) netlinkRoute(r route) (*netlink.Route, error) {
@@ -197,12 +206,17 @@ func (w *World) netlinkRoute(r route) (*netlink.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.multipath {
-		n.MultiPath = []*netlink.NexthopInfo{{LinkIndex: l.Attrs().Index, Gw: r.via.AsSlice()}}
+	for _, via := range r.multipath {
+		n.MultiPath = append(n.MultiPath, &netlink.NexthopInfo{LinkIndex: l.Attrs().Index, Gw: via.AsSlice()})
+	}
+	if len(n.MultiPath) > 0 {
 		return n, nil
 	}
 	n.LinkIndex = l.Attrs().Index
 	n.Gw = r.via.AsSlice()
+	if !r.via.IsValid() && !r.is6() {
+		n.Scope = netlink.SCOPE_LINK // so that a gateway may be reached by it
+	}
 	if r.onlink {
 		n.Flags = int(netlink.FLAG_ONLINK)
 	}

@@ -39,10 +39,13 @@ const lockRetry = 10 * time.Millisecond
 
 // record is world.json.
 type record struct {
-	Executable string   `json:"executable"`
-	Balancer   string   `json:"balancer,omitempty"`
-	Complete   bool     `json:"complete"`
-	Notes      []string `json:"notes,omitempty"`
+	Executable string `json:"executable"`
+	Balancer   string `json:"balancer,omitempty"`
+	Complete   bool   `json:"complete"`
+	// Modules are the kernel modules that were loaded for this world.
+	Modules           []string `json:"modules,omitempty"`
+	NoBridgeNetfilter bool     `json:"no_bridge_netfilter,omitempty"`
+	Notes             []string `json:"notes,omitempty"`
 }
 
 func (l *lab) dir() string   { return filepath.Join(stateDir, l.name) }

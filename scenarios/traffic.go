@@ -26,6 +26,7 @@ import (
 
 // Traffic says what to send. The zero value is one TCP connection over IPv4.
 type Traffic struct {
+	To          string        // name of one of the lab's services; default its main one
 	Connections int           // or UDP exchanges; default 1
 	UDP         bool          // instead of TCP
 	IPv6        bool          // instead of IPv4
@@ -74,7 +75,11 @@ type Summary struct {
 // exchange, one at a time. Exchanges that fail are counted; the error is about
 // the request itself (a bad parameter, ctx ended).
 func (w *World) Send(ctx context.Context, t Traffic, each func(Exchange)) (Summary, error) {
-	t, dst, err := w.lab.service.complete(t)
+	s, err := w.lab.findService(t.To)
+	if err != nil {
+		return Summary{}, err
+	}
+	t, dst, err := s.complete(t)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -89,7 +94,7 @@ func (w *World) Send(ctx context.Context, t Traffic, each func(Exchange)) (Summa
 	for range min(t.Concurrency, t.Connections) {
 		workers.Go(func() {
 			for src := range jobs {
-				results <- w.exchange(ctx, t, src, dst)
+				results <- w.exchange(ctx, s.client, t, src, dst)
 			}
 		})
 	}
@@ -136,6 +141,10 @@ func (s service) complete(t Traffic) (Traffic, netip.AddrPort, error) {
 	switch {
 	case t.Connections < 0 || t.Concurrency < 0 || t.Size < 0 || t.Rate < 0 || t.Timeout < 0:
 		return t, netip.AddrPort{}, errors.New("connections, concurrency, size, rate and timeout must not be negative")
+	case !dst.IsValid() && t.IPv6:
+		return t, netip.AddrPort{}, fmt.Errorf("service %s has no IPv6 address", s.name)
+	case !dst.IsValid():
+		return t, netip.AddrPort{}, fmt.Errorf("service %s has no IPv4 address; use IPv6 (-6)", s.name)
 	case t.UDP && t.Size > maxUDP:
 		return t, netip.AddrPort{}, fmt.Errorf("%d bytes do not fit into a datagram; at most %d do", t.Size, maxUDP)
 	case t.Source.Addr().Is4() != dst.Is4():
@@ -198,8 +207,9 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// exchange makes one connection, or sends one datagram, and reads the answer.
-func (w *World) exchange(ctx context.Context, t Traffic, src, dst netip.AddrPort) Exchange {
+// exchange makes one connection from the node client, or sends one datagram, and
+// reads the answer.
+func (w *World) exchange(ctx context.Context, client string, t Traffic, src, dst netip.AddrPort) Exchange {
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
 	x := Exchange{Remote: dst}
@@ -208,7 +218,7 @@ func (w *World) exchange(ctx context.Context, t Traffic, src, dst netip.AddrPort
 	if t.UDP {
 		network = "udp"
 	}
-	c, err := w.DialFrom(ctx, network, src, dst)
+	c, err := w.dial(ctx, client, network, src, dst)
 	if err != nil {
 		x.Err = err
 		return x
@@ -291,6 +301,10 @@ func (w *World) Dial(ctx context.Context, network, addr string) (net.Conn, error
 
 // DialFrom is Dial with a source; port 0 lets the kernel choose.
 func (w *World) DialFrom(ctx context.Context, network string, src, dst netip.AddrPort) (net.Conn, error) {
+	return w.dial(ctx, w.lab.service.client, network, src, dst)
+}
+
+func (w *World) dial(ctx context.Context, client, network string, src, dst netip.AddrPort) (net.Conn, error) {
 	var d net.Dialer
 	switch network {
 	case "tcp":
@@ -306,7 +320,7 @@ func (w *World) DialFrom(ctx context.Context, network string, src, dst netip.Add
 	var conn net.Conn
 	// A literal address is dialled on the calling goroutine: the socket is
 	// opened on this thread, and so in the client's namespace.
-	err := w.Inside(w.lab.service.client, func() (err error) {
+	err := w.Inside(client, func() (err error) {
 		conn, err = d.DialContext(ctx, network, dst.String())
 		return err
 	})

@@ -45,6 +45,9 @@ type Options struct {
 	Executable string
 	// Balancer is a foreign nfqlb to use instead of `waymark lb`.
 	Balancer string
+	// NoBridgeNetfilter keeps bridged packets away from netfilter's IP hooks, in
+	// labs that show the difference: no br_netfilter, or its sysctls at 0.
+	NoBridgeNetfilter bool
 }
 
 // World is a lab that is up. It is safe for concurrent use, except for Down.
@@ -77,6 +80,12 @@ func Up(ctx context.Context, o Options) (*World, error) {
 	if err := needRoot(); err != nil {
 		return nil, err
 	}
+	if o.Balancer != "" && !l.balancer {
+		return nil, fmt.Errorf("lab %s has no balancer that could be another one", l.name)
+	}
+	if o.NoBridgeNetfilter && !l.bridgeNetfilter {
+		return nil, fmt.Errorf("br_netfilter is no matter in lab %s", l.name)
+	}
 	if o.Executable == "" {
 		if o.Executable, err = os.Executable(); err != nil {
 			return nil, err
@@ -93,12 +102,17 @@ func Up(ctx context.Context, o Options) (*World, error) {
 			return nil, err
 		}
 	}
+	if l.lacks != nil {
+		if err := l.lacks(); err != nil {
+			return nil, fmt.Errorf("lab %s: %w", l.name, err)
+		}
+	}
 	use, err := l.lockUse(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w := &World{lab: l, nodes: map[string]*node{}, use: use}
-	w.record = record{Executable: o.Executable, Balancer: o.Balancer}
+	w.record = record{Executable: o.Executable, Balancer: o.Balancer, NoBridgeNetfilter: o.NoBridgeNetfilter}
 	if err := w.up(ctx); err != nil {
 		w.Close()
 		return nil, err
@@ -232,7 +246,7 @@ func (l *lab) remove() error {
 	for _, n := range l.plan.nodes {
 		errs = append(errs, removeNamespace(l.namespace(n)))
 	}
-	errs = append(errs, l.removeFiles())
+	errs = append(errs, l.removeFiles(), l.unloadModules())
 	if err := errors.Join(errs...); err != nil {
 		return err // keep the state, so that another down can finish
 	}

@@ -133,12 +133,14 @@ func labContext(timeout time.Duration) (context.Context, context.CancelFunc) {
 }
 
 func labUp(args []string) error {
-	f := labFlags("up", `up LAB [--balancer FILE]
+	f := labFlags("up", `up LAB [--balancer FILE] [--no-br-netfilter]
 
 examples:
   waymark lab up meridio
+  waymark lab up cbr0 --no-br-netfilter
   waymark lab up meridio --balancer /usr/bin/nfqlb`)
 	balancer := f.String("balancer", "", "balance with this nfqlb instead of waymark's own balancer")
+	noBridge := f.Bool("no-br-netfilter", false, "keep bridged packets from the node's netfilter rules (lab cbr0)")
 	words, err := labArgs(f, args, 1, 1, "the name of one lab")
 	if err != nil {
 		return err
@@ -146,7 +148,7 @@ examples:
 	ctx, cancel := labContext(labTimeout)
 	defer cancel()
 	start := time.Now()
-	w, err := scenarios.Up(ctx, scenarios.Options{Lab: words[0], Balancer: *balancer})
+	w, err := scenarios.Up(ctx, scenarios.Options{Lab: words[0], Balancer: *balancer, NoBridgeNetfilter: *noBridge})
 	if err != nil {
 		return err
 	}
@@ -188,6 +190,9 @@ examples:
 				state = "up"
 			}
 			fmt.Printf("%s (%s): %s\n", l.Name, state, l.Brief)
+			for _, s := range l.Services {
+				fmt.Printf("  traffic --to %-8s %s\n", s.Name, s.Brief)
+			}
 			for _, fault := range l.Faults {
 				set := " "
 				if slices.Contains(l.Active, fault.Name) {
@@ -256,16 +261,18 @@ Exits 1 if a connection failed.
 examples:
   waymark lab traffic meridio -c 24
   waymark lab traffic meridio -c 1000 --udp -6 --rate 200/s
-  waymark lab traffic meridio --src 200.100.0.1:40000 -o json`)
+  waymark lab traffic ipvs --to tunnel -c 24
+  waymark lab traffic cbr0 --to hairpin -o json`)
 	f.SortFlags = false
 	var t scenarios.Traffic
 	f.IntVarP(&t.Connections, "count", "c", 1, "number of connections, or of datagrams with --udp")
+	f.StringVar(&t.To, "to", "", "one of the lab's services; `waymark lab list` names them (default: the first)")
 	f.BoolVar(&t.UDP, "udp", false, "datagrams instead of connections")
 	f.BoolVarP(&t.IPv6, "ipv6", "6", false, "IPv6 instead of IPv4")
 	rate := f.String("rate", "", "connections per second, as in 100/s (default: as fast as they end)")
 	f.IntVar(&t.Concurrency, "concurrency", 16, "connections open at a time")
 	f.IntVar(&t.Size, "size", 32, "bytes per request")
-	f.Uint16Var(&t.Port, "port", 5000, "port of the service")
+	port := f.Uint16("port", 0, "port to send to (default: the service's)")
 	src := f.String("src", "", "source ADDRESS or ADDRESS:PORT; ports count up (default: the lab's client)")
 	f.DurationVar(&t.Timeout, "timeout", 2*time.Second, "time for one connection")
 	output := f.StringP("output", "o", "text", "text or json")
@@ -279,7 +286,8 @@ examples:
 	if t.Source, err = parseSource(*src); err != nil {
 		return err
 	}
-	if t.Connections < 1 || t.Concurrency < 1 || t.Size < 1 || t.Port == 0 {
+	t.Port = *port
+	if t.Connections < 1 || t.Concurrency < 1 || t.Size < 1 || t.Port == 0 && f.Changed("port") {
 		return errors.New("lab traffic: -c, --concurrency, --size and --port start at 1")
 	}
 	if *output != "text" && *output != "json" {

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"waymark/scenarios"
+)
+
+// TestFaultsDropWhereTheTableSays sets every fault of a lab, sends what its row
+// says shows it, and looks in `waymark drops` for each connection that failed.
+// (TestFaultsAreFound does more, for the lab whose faults waymark can explain.)
+func TestFaultsDropWhereTheTableSays(t *testing.T) {
+	cbr0 := map[int]string{4: "10.4.0.11", 6: "fd00:10:4::11"} // p1
+	for name, c := range map[string]struct {
+		options scenarios.Options
+		clients map[int]string // who sends the traffic, by IP version
+		without []string       // faults that are none with these options
+	}{
+		"cbr0, br_netfilter on":  {scenarios.Options{Lab: "cbr0"}, cbr0, nil},
+		"cbr0, br_netfilter off": {scenarios.Options{Lab: "cbr0", NoBridgeNetfilter: true}, cbr0, []string{"hairpin-off", "no-bridge-nf"}},
+		"ipvs":                   {scenarios.Options{Lab: "ipvs"}, map[int]string{4: "198.51.100.2", 6: "2001:db8:51::2"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) { checkFaults(t, labUpWith(t, c.options), c.clients, c.without) })
+	}
+}
+
+// faultCase is a fault, an IP version, and the connections that showed it.
+type faultCase struct {
+	fault  scenarios.Fault
+	ip     int
+	site   scenarios.Site
+	first  uint16 // source port of the first connection; the others count up
+	failed int
+}
+
+func checkFaults(t *testing.T, w *scenarios.World, clients map[int]string, without []string) {
+	// One for all faults: the connections of each have ports of their own.
+	drops := start(t, append([]string{"drops", "-o", "json"}, netnsFlags(w)...)...)
+	i := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == w.Name() })
+	var cases []faultCase
+	port := uint16(20000)
+	for _, f := range scenarios.List()[i].Faults {
+		if slices.Contains(without, f.Name) {
+			continue
+		}
+		var shown []faultCase
+		for _, ip := range []int{4, 6} {
+			site := siteFor(f, ip)
+			if site == nil && !slices.ContainsFunc(f.Expect.Drops, func(s scenarios.Site) bool { return s.IP == ip }) {
+				continue // the fault is of the other family alone
+			}
+			if site == nil {
+				t.Errorf("%s: the table says nothing about IPv%d on kernel %s", f.Name, ip, kernelLine())
+				continue
+			}
+			port += 100
+			shown = append(shown, faultCase{f, ip, *site, port, 0})
+		}
+		showFault(t, w, f, clients, shown)
+		cases = append(cases, shown...)
+	}
+	var lines []faultDrop
+	for dec := json.NewDecoder(bytes.NewReader(drops.stop(t))); dec.More(); {
+		var d faultDrop
+		if err := dec.Decode(&d); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, d)
+	}
+	for _, c := range cases {
+		t.Run(fmt.Sprintf("%s/IPv%d", c.fault.Name, c.ip), func(t *testing.T) { c.check(t, lines) })
+	}
+}
+
+// showFault sets a fault, sends its traffic for all cases at once, notes how
+// many connections of each failed, and clears the fault.
+func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, clients map[int]string, cases []faultCase) {
+	t.Helper()
+	if err := w.Fault(ctxBackground, f.Name); err != nil {
+		t.Fatal(err)
+	}
+	traffic := make([]*exec.Cmd, len(cases))
+	out := make([]bytes.Buffer, len(cases))
+	for i, c := range cases {
+		src := netip.AddrPortFrom(netip.MustParseAddr(clients[c.ip]), c.first)
+		args := append([]string{"lab", "traffic", w.Name(), "-o", "json", "--timeout", "1s", "--src", src.String()}, f.Traffic...)
+		if c.ip == 6 {
+			args = append(args, "-6")
+		}
+		traffic[i] = exec.Command(waymarkBin, args...)
+		traffic[i].Stdout = &out[i]
+		if err := traffic[i].Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, cmd := range traffic {
+		_ = cmd.Wait() // it exits 1, because connections fail
+	}
+	if err := w.Clear(ctxBackground, f.Name); err != nil {
+		t.Fatal(err)
+	}
+	for i := range cases {
+		var sum scenarios.Summary
+		if err := json.Unmarshal(out[i].Bytes(), &sum); err != nil {
+			t.Fatalf("%v: %v: %s", traffic[i].Args, err, out[i].Bytes())
+		}
+		cases[i].failed = sum.Failed
+	}
+}
+
+// faultDrop is what this test reads of a line of `waymark drops -o json`.
+type faultDrop struct {
+	dropLine
+	Packet struct {
+		SPort, DPort uint16
+	}
+}
+
+func (c faultCase) check(t *testing.T, lines []faultDrop) {
+	if c.failed == 0 {
+		t.Fatal("the fault breaks no connection")
+	}
+	ours := func(port uint16) bool { return port >= c.first && port < c.first+100 }
+	found := map[uint16]bool{}
+	places, elsewhere := map[string]int{}, map[string]int{}
+	for _, d := range lines {
+		// By the port: a service's packet may have the client's address on both sides.
+		port, way := d.Packet.SPort, "request"
+		if !ours(port) {
+			port, way = d.Packet.DPort, "reply"
+		}
+		if !ours(port) {
+			continue
+		}
+		at, _, _ := strings.Cut(d.At, "+")
+		at, _, _ = strings.Cut(at, ".")
+		if d.Netns == c.fault.Expect.Netns && d.Dev == c.fault.Expect.Dev && d.Reason == c.site.Reason &&
+			slices.Contains(c.site.At, at) && way == c.fault.Expect.Packet {
+			found[port] = true
+			places[at]++
+		} else {
+			elsewhere[fmt.Sprintf("%s %s/%s %s %s", way, d.Netns, d.Dev, d.Reason, at)]++
+		}
+	}
+	// The rest is the fault's aftermath: what is sent again when it is cleared, and
+	// floods the bridge.
+	t.Logf("%d of %d failed connections lost by %s/%s at %v: %s; elsewhere: %v", len(found), c.failed,
+		c.fault.Expect.Netns, c.fault.Expect.Dev, places, c.site.Reason, elsewhere)
+	if len(found) != c.failed {
+		t.Errorf("%d connections were lost where the table says, want the %d that failed", len(found), c.failed)
+	}
+}
