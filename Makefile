@@ -36,6 +36,7 @@ bench: ## what tracing and balancing cost, measured here
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime 1s ./tracer ./tracer/filter ./nfqlb ./decoder ./decoder/pcapng
 	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestOverhead' -v ./cmd/waymark
 	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestBenchLimits|^TestCompare' -v ./nfqlb
+	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestFastPathRates' -v ./nfqlb
 
 SOAK_PACKETS ?= 50000000
 

@@ -3,7 +3,7 @@
 set -euo pipefail
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
-cp bpf/waymark_* "$before"
+cp bpf/*_bpfel.* "$before"
 restore() { cp "$before"/* bpf/; rm -rf "$before"; }
 trap restore EXIT
 go generate ./bpf

@@ -152,15 +152,18 @@ int BPF_PROG(fexit_skb_copy, struct sk_buff *skb, __u32 gfp, struct sk_buff *ret
 /* Longer lists do not occur: 64 KiB in segments of 1,448 bytes are 46. */
 #define MAX_SEGMENTS 64
 
-/* A segment is another packet than the big one: its own length and sequence. */
-static __noinline int segment_record(struct sk_buff *seg, struct trail *parent)
+/*
+ * A segment is another packet than the big one: its own length and sequence.
+ * Global, so that the verifier looks at it once and not for every segment.
+ */
+__noinline int segment_record(__u64 key, __u64 parent, __u32 inum, __u32 ifindex)
 {
-	__u64 key = (__u64)seg;
+	struct sk_buff *seg = (void *)key;
 	struct hook_stats *st = stats_of(HOOK_SKB_SEGMENT);
 	struct record *rec;
 	struct view v;
 
-	if (!st || !parent)
+	if (!st)
 		return 0;
 	st->seen++;
 	v = view_of(seg);
@@ -172,15 +175,15 @@ static __noinline int segment_record(struct sk_buff *seg, struct trail *parent)
 	__builtin_memset(rec, 0, sizeof(*rec));
 	rec->time_ns = bpf_ktime_get_boot_ns();
 	rec->skb = key;
-	rec->netns = parent->netns;
-	rec->ifindex = parent->ifindex;
+	rec->netns = inum;
+	rec->ifindex = ifindex;
 	rec->mark = BPF_CORE_READ(seg, mark);
 	rec->len = v.ok ? v.wire_len : BPF_CORE_READ(seg, len);
 	rec->pid = current_tgid();
 	rec->hook = HOOK_SKB_SEGMENT;
 	rec->cpu = bpf_get_smp_processor_id();
 	snapshot(rec, &v, 0);
-	rec->parent = parent->id;
+	rec->parent = parent;
 	trail_begin(key, low32(seg), rec, bpf_map_lookup_elem(&trails, &key));
 	rec->flags &= ~RECORD_START; /* the filter was not asked */
 	st->records++;
@@ -192,8 +195,10 @@ SEC("fexit/__skb_gso_segment")
 int BPF_PROG(fexit_gso_segment, struct sk_buff *skb, __u64 features, bool tx_path,
 	     struct sk_buff *ret)
 {
-	__u64 key = (__u64)skb, seg = (__u64)ret;
-	struct trail *t, parent;
+	__u64 key = (__u64)skb, seg = 0;
+	__u32 inum, ifindex;
+	struct trail *t;
+	__u64 parent;
 	int i;
 
 	if (!maybe_tracked(low32(skb)))
@@ -201,11 +206,16 @@ int BPF_PROG(fexit_gso_segment, struct sk_buff *skb, __u64 features, bool tx_pat
 	t = bpf_map_lookup_elem(&trails, &key);
 	if (!t)
 		return 0;
-	parent = *t;
+	/* Making the segments' entries may take this one's place. */
+	parent = t->id;
+	inum = t->netns;
+	ifindex = t->ifindex;
+	/* ret, as the number that a global function may get */
+	bpf_probe_read_kernel(&seg, sizeof(seg), &ctx[3]);
 	for (i = 0; i < MAX_SEGMENTS; i++) {
 		if (!seg || seg >= (__u64)-4095) /* the end, or an error pointer */
 			break;
-		segment_record((void *)seg, &parent);
+		segment_record(seg, parent, inum, ifindex);
 		seg = (__u64)BPF_CORE_READ((struct sk_buff *)seg, next);
 	}
 	return 0;

@@ -29,6 +29,7 @@ type Balancer struct {
 	flows   []*flow    // in the order they were set
 	targets map[string]*Target
 	load    func(name string) (*Table, error)
+	fast    fastPath                     // nil: all packets come through Decide
 	keep    func([]FlowSpec)             // is told each change of the flows; may be nil
 	settle  func()                       // waits until no packet is between its decision and its verdict; may be nil
 	changed func(name string, err error) // WatchShared's; may be nil
@@ -137,6 +138,7 @@ func (b *Balancer) DeleteFlow(name string) error {
 // Flows lists the flows in matching order, hidden ones (with a # in front)
 // among them. A name other than "" picks one.
 func (b *Balancer) Flows(name string) []FlowStatus {
+	b.foldFast()
 	var out []FlowStatus
 	for _, f := range b.state.Load().flows {
 		if name == "" || f.spec.Name == name {
@@ -180,6 +182,7 @@ func (b *Balancer) Reload(name string) (changed bool, err error) {
 		return changed, nil
 	}
 	t.SetTable(table)
+	b.refreshFast()
 	b.tracef(TraceTarget, "Targets changed; %s\n", name)
 	return true, nil
 }
@@ -229,6 +232,7 @@ type Stats struct {
 
 // Stats takes a look at the counters.
 func (b *Balancer) Stats() Stats {
+	b.foldFast()
 	s := Stats{Reasons: make(map[string]uint64), Targets: make(map[string]map[int]uint64)}
 	for i := range b.counts {
 		if n := b.counts[i].Load(); n > 0 {
@@ -277,6 +281,7 @@ func (b *Balancer) target(name string) (*Target, error) {
 // held.
 func (b *Balancer) publish() {
 	b.state.Store(newState(b.state.Load().Config, b.flows))
+	b.refreshFast()
 	used := make(map[string]*Target)
 	for _, f := range b.flows {
 		used[f.target.Name] = f.target

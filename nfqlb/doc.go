@@ -35,6 +35,25 @@
 // wait for a client: one that does not read loses messages and is told how
 // many. Metrics has the counters as Prometheus text.
 //
+// A FastPath decides packets in the kernel, at TC ingress, from the same flows
+// and tables, and marks them; a rule it puts before the one that queues lets
+// them pass. A new state takes the old one's place at once, so that a packet is
+// decided by one or the other. It leaves to the queue what it would not decide
+// as Decide does or what only the queue's rule knows: fragments, ICMP errors,
+// options and extension headers, protocols without ports, flows with byte
+// matches or encapsulated SCTP, packets to be dropped, addresses that no flow
+// names as a destination, and everything while a client traces packets. So a
+// flow's destinations must not contain addresses that are not queued. When it
+// ends, or the process dies, every packet goes to the queue again.
+//
+// On request it hands packets to the nexthop without the IP layer, with their
+// TTL or hop limit one less, where routing would do just that: a mark whose
+// rule stands before all others, leads to a table of one route by one gateway,
+// and no netfilter chain but the queue's, IPsec policy, IPVS service or reverse
+// path filter on the way. It follows changes of all that, some milliseconds
+// late; IP statistics do not count these packets, and TC programs behind it at
+// the same ingress do not see them.
+//
 // Where nfqlb is wrong, this package is right on purpose:
 //
 //   - the ports of a first IPv6 fragment are read behind the fragment header;

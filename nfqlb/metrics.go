@@ -56,6 +56,7 @@ func (m *metrics) single(name, kind, help string, value uint64) {
 
 // Metrics are the balancer's counters as Prometheus text.
 func (b *Balancer) Metrics() []byte {
+	b.foldFast()
 	var m metrics
 	m.family("waymark_lb_packets_total", "counter", "Packets by what was decided; placed got a target.")
 	for i := range b.counts {
@@ -74,12 +75,17 @@ func (b *Balancer) Metrics() []byte {
 	return m.text
 }
 
-// label is the reason as a label value: its words joined.
+// label is the reason as a label value.
 func (r Reason) label() string {
 	if r == Decided {
 		return "placed"
 	}
-	words := strings.FieldsFunc(r.String(), func(c rune) bool {
+	return joined(r.String())
+}
+
+// joined is text as a label value: its words joined.
+func joined(text string) string {
+	words := strings.FieldsFunc(text, func(c rune) bool {
 		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9')
 	})
 	return strings.ToLower(strings.Join(words, "_"))

@@ -36,9 +36,10 @@ func (b *Balancer) attachTrace(mask TraceMask) *traceClient {
 	c := &traceClient{mask: mask, wake: make(chan struct{}, 1)}
 	t := &b.trace
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.clients = append(t.clients, c)
 	b.tracing.Store(uint32(t.mask()))
+	t.mu.Unlock()
+	b.followTracing()
 	return c
 }
 
@@ -46,10 +47,11 @@ func (b *Balancer) attachTrace(mask TraceMask) *traceClient {
 func (b *Balancer) detachTrace(c *traceClient) TraceMask {
 	t := &b.trace
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.clients = slices.DeleteFunc(t.clients, func(o *traceClient) bool { return o == c })
 	mask := t.mask()
 	b.tracing.Store(uint32(mask))
+	t.mu.Unlock()
+	b.followTracing()
 	return mask
 }
 

@@ -37,6 +37,7 @@ type settings struct {
 type programs struct {
 	core     *ebpf.Collection
 	spec     *ebpf.CollectionSpec // with settings and filter
+	types    *btf.Cache
 	optional []*ebpf.Collection
 	running  map[string]*ebpf.Program // by hook row
 	links    []link.Link
@@ -115,7 +116,8 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise the memory lock limit: %w", err)
 	}
-	kernel, err := btf.LoadKernelSpec()
+	types := btf.NewCache() // decoding them takes longer than all else
+	kernel, err := types.Kernel()
 	if err != nil {
 		return nil, fmt.Errorf("%w: it has no BTF in /sys/kernel/btf/vmlinux; use one built with CONFIG_DEBUG_INFO_BTF=y: %w", ErrUnsupported, err)
 	}
@@ -123,7 +125,7 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &programs{spec: spec, running: map[string]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{}}
+	p := &programs{spec: spec, types: types, running: map[string]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{}}
 	core := spec.Copy()
 	for name := range core.Programs {
 		if !coreProgram(name) {
@@ -135,7 +137,7 @@ func load(s settings, groups []string) (_ *programs, err error) {
 			p.close()
 		}
 	}()
-	p.core, err = ebpf.NewCollection(core)
+	p.core, err = ebpf.NewCollectionWithOptions(core, ebpf.CollectionOptions{Cache: types})
 	if err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
@@ -249,9 +251,9 @@ func (p *programs) tryOne(row HookRow, a Attachment) (t attempt) {
 		return t
 	}
 	if t.prog = p.core.Programs[a.Program]; t.prog == nil {
-		opts := ebpf.CollectionOptions{MapReplacements: p.core.Maps}
+		opts := ebpf.CollectionOptions{MapReplacements: p.core.Maps, Cache: p.types}
 		if row.Module != "" {
-			if types, err := btf.LoadKernelModuleSpec(row.Module); err == nil {
+			if types, err := p.types.Module(row.Module); err == nil {
 				opts.Programs.ExtraRelocationTargets = []*btf.Spec{types}
 			}
 		}

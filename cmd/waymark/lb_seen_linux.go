@@ -38,8 +38,8 @@ func (o *lbSeen) check() error {
 	return nfqlb.CheckTraceAddress(o.traceAddress)
 }
 
-// start opens the sockets and hands what serves them to run.
-func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, e *nfqlb.Engine, run func(func() error), life *lbLife, log zerolog.Logger) error {
+// start opens the sockets and hands what serves them, metricsText among it, to run.
+func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, metricsText func() []byte, run func(func() error), life *lbLife, log zerolog.Logger) error {
 	var metrics net.Listener
 	if o.metrics != "" {
 		var err error
@@ -59,7 +59,7 @@ func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, e *nfqlb.Engine, 
 		run(func() error { return b.ServeTrace(ctx, trace, nfqlb.ShmDir) })
 	}
 	if metrics != nil {
-		run(func() error { return lbServeMetrics(ctx, metrics, e.Metrics) })
+		run(func() error { return lbServeMetrics(ctx, metrics, metricsText) })
 	}
 	return nil
 }

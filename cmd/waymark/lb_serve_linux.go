@@ -28,11 +28,14 @@ their targets are tables made with init and activate, whose changes are
 followed. Later fragments get the mark of their packet's first one; with --tun
 those that come before it wait for it, else they are dropped. The tun device
 brings packets from everywhere: its reverse path filter must not be strict.
+With --fastpath the destinations of flows must not contain addresses that are
+not queued to the balancer.
   waymark lb serve --queue 0:3
   waymark lb serve --queue 0:3 --qlength 1024 --promiscuous-ping --hash-mode 0
   ip netns exec lb waymark lb serve --queue 2
   waymark lb serve --queue 0:3 --takeover   # from a running one, with its flags
   waymark lb serve --tun nfqlb0 --lbshm balancers --metrics :9100
+  waymark lb serve --queue 0:3 --fastpath on --fastpath-device nsm-1
 `), args, nil)
 }
 
@@ -47,6 +50,7 @@ func lbServeFlows(f *pflag.FlagSet, args []string, fixed func() []nfqlb.FlowSpec
 	noTarget := f.Int("notargets-fwmark", -1, "accept packets without a target, with this mark")
 	noFlow := f.Int("nolb-fwmark", -1, "accept packets that match no flow, with this mark")
 	fragments := lbFragmentFlags(f)
+	fast := lbFastPathFlags(f)
 	seen := lbSeenFlags(f)
 	failOpen := f.Bool("fail-open", false, "when a queue is full, let packets pass without a mark instead of dropping them")
 	life := lbLifeFlags(f)
@@ -57,6 +61,9 @@ func lbServeFlows(f *pflag.FlagSet, args []string, fixed func() []nfqlb.FlowSpec
 		return err
 	}
 	if err := fragments.check(); err != nil {
+		return err
+	}
+	if err := fast.check(); err != nil {
 		return err
 	}
 	if *mode != int(nfqlb.HashTuple) && *mode != int(nfqlb.HashSCTPPorts) {
@@ -74,7 +81,7 @@ func lbServeFlows(f *pflag.FlagSet, args []string, fixed func() []nfqlb.FlowSpec
 	}
 	return runBalancer(nfqlb.Config{
 		HashMode: nfqlb.HashMode(*mode), PromiscuousPing: *ping, NoFlowMark: *noFlow, NoTargetMark: *noTarget,
-	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange(), FailOpen: *failOpen}, fragments, seen, life, flows)
+	}, nfqlb.QueueConfig{First: first, Last: last, Length: *length, CopyRange: fragments.copyRange(), FailOpen: *failOpen}, fragments, fast, seen, life, flows)
 }
 
 func lbQueues(s string) (first, last uint16, err error) {
@@ -92,7 +99,7 @@ func lbQueues(s string) (first, last uint16, err error) {
 
 // runBalancer runs the control socket, the watch on the tables and the queues until
 // a signal comes or one of them fails.
-func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, seen *lbSeen, life *lbLife, flows []nfqlb.FlowSpec) error {
+func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragments, fast *lbFastPath, seen *lbSeen, life *lbLife, flows []nfqlb.FlowSpec) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
@@ -135,7 +142,11 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 	// Nothing runs before everything is open: a balancer that is taken over
 	// ends then.
 	var parts []func() error
-	err = seen.start(ctx, b, engine, func(part func() error) { parts = append(parts, part) }, life, log)
+	later := func(part func() error) { parts = append(parts, part) }
+	fastMetrics, endFast, err := fast.start(ctx, b, queues, log, later)
+	if err == nil {
+		err = seen.start(ctx, b, func() []byte { return append(engine.Metrics(), fastMetrics()...) }, later, life, log)
+	}
 	if err == nil {
 		err = life.inherit(b, engine, log, cancel)
 	}
@@ -143,6 +154,7 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 		if control != nil {
 			control.Close()
 		}
+		endFast()
 		return err
 	}
 	for _, part := range parts {
@@ -168,6 +180,7 @@ func runBalancer(c nfqlb.Config, queues nfqlb.QueueConfig, fragments *lbFragment
 		})
 	})
 	wait.Wait()
+	endFast()
 	log.Info().Interface("engine", engine.Stats()).Interface("balancer", b.Stats()).Interface("fragments", b.FragStats()).Msg("stopped")
 	if err := errors.Join(failures...); err != nil {
 		return unsupported(err)
