@@ -29,11 +29,13 @@ import (
 // changes of threads, and on a machine with more work than processors garbage
 // collections took seconds, during which no packet moved.
 type batchLoop struct {
-	e      *Engine
-	fd     int
-	stop   *waker
-	packet Packet
-	batch  atomic.Uint64 // odd from before the first decision of a batch to after its verdicts
+	e        *Engine
+	queue    queue
+	fd       int
+	stop     *waker
+	packet   Packet
+	standing standing
+	batch    atomic.Uint64 // odd from before the first decision of a batch to after its verdicts
 
 	polled   [2]unix.PollFd // fd and stop
 	msgs     [batchSize]mmsghdr
@@ -87,7 +89,7 @@ const (
 )
 
 func newBatchLoop(e *Engine, number uint16, fd int, stop *waker) *batchLoop {
-	l := &batchLoop{e: e, fd: fd, stop: stop}
+	l := &batchLoop{e: e, queue: queue{number, fd}, fd: fd, stop: stop}
 	if stop != nil { // else it only drains
 		l.polled = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(stop.fd), Events: unix.POLLIN}}
 	}
@@ -147,6 +149,11 @@ func (l *batchLoop) receive(flags uintptr) (empty bool, err error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), batchSize, flags, 0, 0)
 	switch {
 	case errno == 0 && n > 0:
+		if l.standing.after(int(n)) {
+			if err := l.queue.limit(l.standing.length(l.e.config.Length)); err != nil {
+				return false, err
+			}
+		}
 		return false, l.serve(int(n))
 	case errno == unix.EAGAIN:
 		return true, nil

@@ -75,17 +75,33 @@ func (r *bitRows) done(row flowRow) flowRow {
 		w := i*64 + bits.TrailingZeros64(sum)
 		v := r.word(row, w)
 		if flow >= 0 || sum&(sum-1) != 0 || v&(v-1) != 0 {
-			return row
+			return r.orAll(row)
 		}
 		flow = w*64 + bits.TrailingZeros64(v)
 	}
 	if flow < 0 {
 		return row
 	}
+	r.drop(row)
+	return oneFlow | flowRow(flow)
+}
+
+// orAll is allFlows if the last row is the same set, else the row.
+func (r *bitRows) orAll(row flowRow) flowRow {
+	for i := range r.refs {
+		if *r.block(row, i) != *r.block(allFlows, i) {
+			return row
+		}
+	}
+	r.drop(row)
+	return allFlows
+}
+
+// drop takes the last row back.
+func (r *bitRows) drop(row flowRow) {
 	r.sum = r.sum[:int(row)*r.sums]
 	r.ref = r.ref[:int(row)*r.refs]
 	r.blocks = r.blocks[:r.shared]
-	return oneFlow | flowRow(flow)
 }
 
 func (r *bitRows) rows() int {

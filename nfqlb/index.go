@@ -40,7 +40,7 @@ func makeIndex(flows []*flow) *index {
 				x.rows.set(row, i)
 			}
 		}
-		return row
+		return x.rows.orAll(row)
 	}
 	for _, bit := range []protoSet{0, setTCP, setUDP, setSCTP} {
 		x.protos[bit] = accepting(func(f *flow) bool { return f.protos == 0 || f.protos&bit != 0 })
