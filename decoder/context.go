@@ -182,7 +182,9 @@ type Loss struct {
 }
 
 // Clock moves the stream's time forward when no packet does.
-type Clock struct{}
+type Clock struct {
+	Told uint64 `json:"told,omitempty"` // boot clock ns: losses until then were told
+}
 
 // End is the last thing in a stream that was closed properly.
 type End struct {

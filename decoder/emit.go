@@ -30,14 +30,17 @@ func (h *journeyHeap) Pop() any {
 func (w *waiting) push(j *Journey) { heap.Push(&w.heap, j) }
 
 // emit hands out finished journeys in order. One waits for those that started
-// before it and are still open, at most for Linger, and as long as there is
-// room; all: the stream is over, nothing waits.
+// before it and are still open, at most for Linger, and until the losses it may
+// have had are told, as long as there is room; all: the stream is over, nothing
+// waits.
 func (s *Stitcher) emit(all bool) {
 	for len(s.wait.heap) > 0 && !s.done {
 		j := s.wait.heap[0]
 		earlier := s.order.front != nil && s.order.front.key().less(j.seq)
-		due := j.closed+uint64(s.opt.Linger) < s.now || len(s.wait.heap) > s.opt.MaxOpen
-		if earlier && !due && !all {
+		due := j.closed+uint64(s.opt.Linger) < s.now
+		unsure := s.told != 0 && s.told < j.until
+		room := len(s.wait.heap) <= s.opt.MaxOpen
+		if (earlier && !due || unsure) && room && !all {
 			return
 		}
 		heap.Pop(&s.wait.heap)

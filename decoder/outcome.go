@@ -116,7 +116,7 @@ func (b *builder) outcome() {
 // arrived tells whether the packet entered the namespace that has its
 // destination, as the last that was seen of it.
 func (b *builder) arrived(br *branch) bool {
-	if br.dev == nil || !br.own || br.wait != nil || bpf.Hook(br.dev.rec.Hook) != bpf.HookTCIngress {
+	if br.dev == nil || !br.own || br.wait != nil || br.ipvs != nil || bpf.Hook(br.dev.rec.Hook) != bpf.HookTCIngress {
 		return false
 	}
 	for _, v := range b.w.viewsOf(br.dev.view, br.dev.rec.Netns) {
@@ -146,7 +146,7 @@ func (b *builder) ended(br *branch, out Outcome) {
 	if br.wait != nil {
 		e.queue, e.t = &br.wait.number, br.wait.since-b.j.seq.start
 	}
-	if out == Forwarded {
+	if out == Forwarded && br.ipvs == nil {
 		e.dev = b.w.deviceName(br.dev.view, br.dev.rec.Netns, br.dev.rec.Ifindex)
 	}
 	if out == Delivered && b.arrived(br) {
@@ -167,6 +167,9 @@ func (b *builder) branchOutcome(br *branch) Outcome {
 			return Consumed
 		}
 		return Open
+	}
+	if br.ipvs != nil { // in a tunnel, say, where it is another packet
+		return Forwarded
 	}
 	if bpf.Hook(br.dev.rec.Hook) == bpf.HookTCEgress {
 		if br.ended || b.settled {

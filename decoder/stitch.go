@@ -64,6 +64,7 @@ type Stitcher struct {
 	world *world
 	flows flowNames
 
+	told   uint64 // losses until then were told; 0: the stream does not say
 	now    uint64 // the newest time in the stream, ns
 	rec    bpf.Record
 	trails map[uint64]*openJourney // open journeys by every trail in them
@@ -128,6 +129,9 @@ func (s *Stitcher) Context(c *Context) error {
 		return nil
 	}
 	s.world.apply(c)
+	if c.Clock != nil {
+		s.told = max(s.told, c.Clock.Told)
+	}
 	if l := c.Loss; l != nil {
 		s.world.forgetLosses(s.oldest())
 		if l.Kind == "untracked" {

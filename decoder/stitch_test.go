@@ -188,6 +188,26 @@ func TestLoss(t *testing.T) {
 	}
 }
 
+// TestLossToldLate: a reader that stood still goes on with records from after
+// the loss before it can tell of it. A stream that says how far losses are told
+// keeps journeys back until then.
+func TestLossToldLate(t *testing.T) {
+	s := newStream(t, newTrench())
+	told := func(at, told uint64) *Context {
+		return &Context{Time: base + at, Clock: &Clock{Told: base + told}}
+	}
+	s.add(told(0, 1))
+	s.tcp(1, 1_000_000, client4, 40000, vip4, 5000, syn).requestToLB()
+	s.tcp(2, 3_000_000_000, client4, 40001, vip4, 5000, syn).request()
+	s.add(&Context{Time: base + 3_000_500_000, Loss: &Loss{From: base, To: base + 2_999_000_000, Hook: uint16(bpf.HookTCEgress), Count: 9}})
+	s.add(told(3_000_500_000, 3_000_400_000))
+	s.tcp(3, 6_000_000_000, client4, 40002, vip4, 5000, syn).request()
+	js := s.run(Options{})
+	if len(js) != 3 || js[0].Complete || !js[2].Complete {
+		t.Errorf("complete: %v %v %v", js[0].Complete, js[1].Complete, js[2].Complete)
+	}
+}
+
 // TestManyLosses: a stream that lags is told of many losses before it gets to
 // the journeys they concern.
 func TestManyLosses(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 type lossWatch struct {
 	stats *ebpf.Map
 	told  [bpf.HookMax]bpf.HookStats // as of the last since
-	at    uint64                     // boot time of the last since
+	at    uint64                     // boot time at which that began to read
 }
 
 func newLossWatch(stats *ebpf.Map) *lossWatch {
@@ -37,10 +37,14 @@ func (l *lossWatch) read() (sum [bpf.HookMax]bpf.HookStats) {
 	return sum
 }
 
-// since returns the losses since the last call.
+// since returns the losses since the last call. After it, at is up to when all
+// of them are told.
 func (l *lossWatch) since() []decoder.Loss {
+	// What is counted while this reads may be in sum or not: then it is the next
+	// one's. It may take long, if the process is stopped here.
+	began := bootTime()
 	sum := l.read()
-	now := bootTime() // after reading: nothing in sum is later
+	now := bootTime()
 	var losses []decoder.Loss
 	for h, s := range sum {
 		if n := s.Lost - l.told[h].Lost; n > 0 {
@@ -50,6 +54,6 @@ func (l *lossWatch) since() []decoder.Loss {
 			losses = append(losses, decoder.Loss{From: l.at, To: now, Hook: uint16(h), Count: n, Kind: "untracked"})
 		}
 	}
-	l.told, l.at = sum, now
+	l.told, l.at = sum, began
 	return losses
 }

@@ -56,13 +56,18 @@ func TestNoJourneyMixesPackets(t *testing.T) {
 	// what comes in the meantime.
 	t.Run("reader stopped", func(t *testing.T) {
 		third := connections / 3
+		const connectionBytes = 17_000 // of records, about
+		ring := 1 << 20
+		for ring*8 <= third*connectionBytes {
+			ring *= 2
+		}
 		got := traceConnections(t, w, func(tr *running) {
 			send(t, third)
 			tr.signal(t, syscall.SIGSTOP)
 			send(t, third)
 			tr.signal(t, syscall.SIGCONT)
 			send(t, third)
-		}, "--ring", "1M")
+		}, "--ring", strconv.Itoa(ring))
 		if got.lost == 0 || got.complete == 0 || got.incomplete == 0 {
 			t.Error("this is no test of telling what is complete from what is not")
 		}

@@ -43,6 +43,9 @@ func TestTraceTellsWhatIPVSDecides(t *testing.T) {
 					if h.Detail["method"] != tt.method || h.Detail["service"] != "tcp "+tt.vip+":"+tt.port {
 						t.Errorf("%s is sent on as %v", j.ID, h.Detail)
 					}
+					if tt.method == "tunnel" && j.Outcome != "forwarded" {
+						t.Errorf("%s goes into a tunnel and is told to be %s", j.ID, j.Outcome)
+					}
 					if isNew := h.Detail["new"] == true; isNew != (j.Packet.Flags == "S") {
 						t.Errorf("%s %s: new is %v", j.ID, j.Packet.Flags, isNew)
 					} else if !isNew {
