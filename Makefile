@@ -8,7 +8,7 @@ FUZZTIME ?= 3s
 LDFLAGS  := -s -w
 
 # Debian packages, by what needs them.
-TEST_PACKAGES := qemu-system-x86 kmod xz-utils tcpdump tshark
+TEST_PACKAGES := qemu-system-x86 kmod xz-utils cpio tcpdump tshark
 GEN_PACKAGES  := clang-19 llvm-19 libbpf-dev clang-format-19
 BENCH_PACKAGES := gcc libc6-dev libmnl-dev
 
