@@ -182,7 +182,7 @@ func (w *World) balancerReady() (bool, error) {
 	ready := false
 	err := w.Inside(meridioLB, func() error {
 		queues, err := os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // the balancer loads its module
 			return err
 		}
 		sockets, err := os.ReadFile("/proc/thread-self/net/unix")
