@@ -249,6 +249,14 @@ func (m *machine) report(data []byte, stopped bool) error {
 	return m.files.close()
 }
 
+// badBoot tells whether the kernel, before it had come to init, met a breakpoint
+// that it had put into its own code to patch it and had taken out again: qemu
+// emulates two processors and one ran code that was translated before. It is in
+// one boot of a hundred, and says nothing about payload or kernel.
+func (m *machine) badBoot() bool {
+	return m.result.Outcome == Panicked && !m.hello && strings.Contains(m.result.Console, "Oops: int3")
+}
+
 // explainEnd finds out why the machine ended without a report. qemu's exit
 // status says little: a panic ends it with 0.
 func (m *machine) explainEnd(waitErr error, complaint string) {
