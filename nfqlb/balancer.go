@@ -34,9 +34,9 @@ type Balancer struct {
 	settle  func()                       // waits until no packet is between its decision and its verdict; may be nil
 	changed func(name string, err error) // WatchShared's; may be nil
 
-	changes sync.Mutex     // is held while the flows change, or must not
-	heir    bool           // another process has taken over: changes are its business; with changes held
-	offer   func(net.Conn) // answers a process that wants to take over; nil: nothing to offer
+	changes   sync.Mutex     // is held while the flows change, or must not
+	takenOver bool           // another process has taken over: changes are its business; with changes held
+	offer     func(net.Conn) // answers a process that wants to take over; nil: nothing to offer
 
 	trace tracer
 }
@@ -65,7 +65,7 @@ func (b *Balancer) SetFlows(specs []FlowSpec) error {
 	defer b.changes.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.heir {
+	if b.takenOver {
 		return errTakenOver
 	}
 	var errs []error
@@ -122,7 +122,7 @@ func (b *Balancer) DeleteFlow(name string) error {
 	defer b.changes.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.heir {
+	if b.takenOver {
 		return errTakenOver
 	}
 	i := b.index(name)

@@ -25,8 +25,8 @@ const (
 	queueSocket = "queue"
 )
 
-// Heirloom is something open that a new process gets, too.
-type Heirloom struct {
+// HandedOver is something open that a new process gets, too.
+type HandedOver struct {
 	Name string
 	Open syscall.Conn // a listener, say
 }
@@ -34,9 +34,9 @@ type Heirloom struct {
 // OfferTakeover lets a new process take over b and e, and what else is open.
 // It is called before ServeControl. taken is told when a process has done so:
 // the caller has to end, without touching what it handed over.
-func (b *Balancer) OfferTakeover(e *Engine, others []Heirloom, taken func(pid int)) {
+func (b *Balancer) OfferTakeover(e *Engine, others []HandedOver, taken func(pid int)) {
 	b.offer = func(conn net.Conn) {
-		pid, err := b.bequeath(conn, e, others)
+		pid, err := b.handOver(conn, e, others)
 		if err == nil {
 			taken(pid)
 			return
@@ -46,9 +46,9 @@ func (b *Balancer) OfferTakeover(e *Engine, others []Heirloom, taken func(pid in
 	}
 }
 
-// bequeath hands everything over to the process at the other end of conn. On
+// handOver hands everything over to the process at the other end of conn. On
 // an error b and e serve on.
-func (b *Balancer) bequeath(conn net.Conn, e *Engine, others []Heirloom) (pid int, err error) {
+func (b *Balancer) handOver(conn net.Conn, e *Engine, others []HandedOver) (pid int, err error) {
 	to, ok := conn.(*net.UnixConn)
 	if !ok {
 		return 0, errors.New("only a unix control socket can hand a balancer over")
@@ -59,7 +59,7 @@ func (b *Balancer) bequeath(conn net.Conn, e *Engine, others []Heirloom) (pid in
 	// From here on flows do not change; targets do, in files that both read.
 	b.changes.Lock()
 	defer b.changes.Unlock()
-	if b.heir {
+	if b.takenOver {
 		return 0, errTakenOver
 	}
 	resume := pause(others)
@@ -89,7 +89,7 @@ func (b *Balancer) bequeath(conn net.Conn, e *Engine, others []Heirloom) (pid in
 		return 0, err
 	}
 	h.Done()
-	b.heir = true
+	b.takenOver = true
 	// The end of the connection says the same.
 	_ = sayStep(to, takeoverYours)
 	return pid, nil
@@ -118,7 +118,7 @@ func trusted(c *net.UnixConn) (pid int, err error) {
 
 // pause keeps listeners from accepting: who connects now waits for the new
 // process, or for resume.
-func pause(others []Heirloom) (resume func()) {
+func pause(others []HandedOver) (resume func()) {
 	deadline := func(t time.Time) {
 		for _, o := range others {
 			if l, ok := o.Open.(interface{ SetDeadline(time.Time) error }); ok {
@@ -131,7 +131,7 @@ func pause(others []Heirloom) (resume func()) {
 }
 
 // sendOffer sends the descriptors and what belongs to them.
-func (b *Balancer) sendOffer(to *net.UnixConn, e *Engine, others []Heirloom) error {
+func (b *Balancer) sendOffer(to *net.UnixConn, e *Engine, others []HandedOver) error {
 	offer := takeoverOffer{Version: takeoverVersion, First: e.config.First, Last: e.config.Last}
 	b.mu.Lock()
 	offer.Flows = b.specs()

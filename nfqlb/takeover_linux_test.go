@@ -41,7 +41,7 @@ func startIncumbent(t *testing.T, w *world, b *Balancer, from *Inheritance) *inc
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.OfferTakeover(i.e, []Heirloom{{ControlSocket, l.(*net.UnixListener)}}, func(pid int) { i.taken <- pid })
+	b.OfferTakeover(i.e, []HandedOver{{ControlSocket, l.(*net.UnixListener)}}, func(pid int) { i.taken <- pid })
 	endEngine := start(t, i.e)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -94,12 +94,12 @@ func TestTakeoverLosesNothing(t *testing.T) {
 		if err := next.SetFlows(from.Flows); err != nil {
 			t.Fatal(err)
 		}
-		heir := startIncumbent(t, w, next, from)
+		successor := startIncumbent(t, w, next, from)
 		<-now.taken
 		if err := now.end(); err != nil {
 			t.Fatalf("the old engine ended with %v", err)
 		}
-		now = heir
+		now = successor
 	}
 	stop()
 	sent := s.sent.Load()

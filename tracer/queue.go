@@ -5,7 +5,7 @@ package tracer
 import "waymark/decoder"
 
 // A batch is what waits in one piece; queueBatches of them may wait. Together
-// 256 MiB: a million records, twice what opening 10,000 connections through
+// 256 MiB: a million records, half more than opening 10,000 connections through
 // four namespaces writes.
 const (
 	batchBytes   = 1 << 20

@@ -23,7 +23,7 @@ type lbLife struct {
 	takeover bool
 
 	from  *nfqlb.Inheritance // nil: there is nobody to take over from
-	hands []nfqlb.Heirloom   // what the next process gets
+	hands []nfqlb.HandedOver // what the next process gets
 }
 
 const (
@@ -118,7 +118,7 @@ func (l *lbLife) listen(name string, open func() (net.Listener, error)) (net.Lis
 		return nil, err
 	}
 	if c, ok := listener.(syscall.Conn); ok {
-		l.hands = append(l.hands, nfqlb.Heirloom{Name: name, Open: c})
+		l.hands = append(l.hands, nfqlb.HandedOver{Name: name, Open: c})
 	}
 	return listener, nil
 }
@@ -139,7 +139,7 @@ func (l *lbLife) tun(device string) (*nfqlb.Tun, error) {
 			return nil, err
 		}
 	}
-	l.hands = append(l.hands, nfqlb.Heirloom{Name: name, Open: tun})
+	l.hands = append(l.hands, nfqlb.HandedOver{Name: name, Open: tun})
 	return tun, nil
 }
 
