@@ -171,6 +171,9 @@ func (b *builder) branchOutcome(br *branch) Outcome {
 	if br.ipvs != nil { // in a tunnel, say, where it is another packet
 		return Forwarded
 	}
+	if br.segments > 0 { // which went on in its place
+		return Consumed
+	}
 	if bpf.Hook(br.dev.rec.Hook) == bpf.HookTCEgress {
 		if br.ended || b.settled {
 			return Forwarded

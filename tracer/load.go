@@ -38,6 +38,7 @@ type programs struct {
 	core     *ebpf.Collection
 	spec     *ebpf.CollectionSpec // with settings and filter
 	types    *btf.Cache
+	loading  sync.Mutex // of programs that use types
 	optional []*ebpf.Collection
 	running  map[string]*ebpf.Program // by hook row
 	links    []link.Link
@@ -251,19 +252,27 @@ func (p *programs) tryOne(row HookRow, a Attachment) (t attempt) {
 		return t
 	}
 	if t.prog = p.core.Programs[a.Program]; t.prog == nil {
-		opts := ebpf.CollectionOptions{MapReplacements: p.core.Maps, Cache: p.types}
-		if row.Module != "" {
-			if types, err := p.types.Module(row.Module); err == nil {
-				opts.Programs.ExtraRelocationTargets = []*btf.Spec{types}
-			}
-		}
-		if t.collection, t.err = ebpf.NewCollectionWithOptions(only(p.spec, a.Program), opts); t.err != nil {
+		if t.collection, t.err = p.load(row, a); t.err != nil {
 			return t
 		}
 		t.prog = t.collection.Programs[a.Program]
 	}
 	t.links, t.err = a.link(t.prog)
 	return t
+}
+
+// load loads one program, one at a time: decoding a module's types also decodes
+// the kernel's, which cilium/ebpf 0.22 does without the kernel types' lock.
+func (p *programs) load(row HookRow, a Attachment) (*ebpf.Collection, error) {
+	p.loading.Lock()
+	defer p.loading.Unlock()
+	opts := ebpf.CollectionOptions{MapReplacements: p.core.Maps, Cache: p.types}
+	if row.Module != "" {
+		if types, err := p.types.Module(row.Module); err == nil {
+			opts.Programs.ExtraRelocationTargets = []*btf.Spec{types}
+		}
+	}
+	return ebpf.NewCollectionWithOptions(only(p.spec, a.Program), opts)
 }
 
 // link attaches prog. On an error what was attached is returned as well.
