@@ -54,30 +54,11 @@ func checkFaults(t *testing.T, w *scenarios.World, clients map[int]string, witho
 		if slices.Contains(without, f.Name) {
 			continue
 		}
-		var shown []faultCase
-		for _, ip := range []int{4, 6} {
-			site := siteFor(f, ip)
-			if site == nil && !slices.ContainsFunc(f.Expect.Drops, func(s scenarios.Site) bool { return s.IP == ip }) {
-				continue // the fault is of the other family alone
-			}
-			if site == nil {
-				t.Errorf("%s: the table says nothing about IPv%d on kernel %s", f.Name, ip, kernelLine())
-				continue
-			}
-			port += 100
-			shown = append(shown, faultCase{f, ip, *site, port, 0})
-		}
+		shown := faultCases(t, f, &port)
 		showFault(t, w, f, clients, shown)
 		cases = append(cases, shown...)
 	}
-	var lines []faultDrop
-	for dec := json.NewDecoder(bytes.NewReader(drops.stop(t))); dec.More(); {
-		var d faultDrop
-		if err := dec.Decode(&d); err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, d)
-	}
+	lines := parseDrops(t, drops.stop(t))
 	for _, c := range cases {
 		t.Run(fmt.Sprintf("%s/IPv%d", c.fault.Name, c.ip), func(t *testing.T) { c.check(t, lines) })
 	}
@@ -119,38 +100,43 @@ func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, clients map[
 	}
 }
 
-// faultDrop is what this test reads of a line of `waymark drops -o json`.
-type faultDrop struct {
-	dropLine
-	Packet struct {
-		SPort, DPort uint16
-	}
+// functionOf is the function's name of a drop's place, without what the
+// compiler added to it.
+func functionOf(at string) string {
+	at, _, _ = strings.Cut(at, "+")
+	at, _, _ = strings.Cut(at, ".")
+	return at
 }
 
-func (c faultCase) check(t *testing.T, lines []faultDrop) {
+// ours tells whether a source port is of the case's connections.
+func (c faultCase) ours(port uint16) bool { return port >= c.first && port < c.first+100 }
+
+// here tells whether d is where the case's table says.
+func (c faultCase) here(d dropLine) bool {
+	return d.Netns == c.fault.Expect.Netns && d.Dev == c.fault.Expect.Dev && d.Reason == c.site.Reason &&
+		slices.Contains(c.site.At, functionOf(d.At))
+}
+
+func (c faultCase) check(t *testing.T, lines []dropLine) {
 	if c.failed == 0 {
 		t.Fatal("the fault breaks no connection")
 	}
-	ours := func(port uint16) bool { return port >= c.first && port < c.first+100 }
 	found := map[uint16]bool{}
 	places, elsewhere := map[string]int{}, map[string]int{}
 	for _, d := range lines {
 		// By the port: a service's packet may have the client's address on both sides.
 		port, way := d.Packet.SPort, "request"
-		if !ours(port) {
+		if !c.ours(port) {
 			port, way = d.Packet.DPort, "reply"
 		}
-		if !ours(port) {
+		if !c.ours(port) {
 			continue
 		}
-		at, _, _ := strings.Cut(d.At, "+")
-		at, _, _ = strings.Cut(at, ".")
-		if d.Netns == c.fault.Expect.Netns && d.Dev == c.fault.Expect.Dev && d.Reason == c.site.Reason &&
-			slices.Contains(c.site.At, at) && way == c.fault.Expect.Packet {
+		if c.here(d) && way == c.fault.Expect.Packet {
 			found[port] = true
-			places[at]++
+			places[functionOf(d.At)]++
 		} else {
-			elsewhere[fmt.Sprintf("%s %s/%s %s %s", way, d.Netns, d.Dev, d.Reason, at)]++
+			elsewhere[fmt.Sprintf("%s %s/%s %s %s", way, d.Netns, d.Dev, d.Reason, functionOf(d.At))]++
 		}
 	}
 	// The rest is the fault's aftermath: what is sent again when it is cleared, and

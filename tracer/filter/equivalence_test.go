@@ -126,15 +126,16 @@ func TestSameAsTcpdump(t *testing.T) {
 func TestStubsSameAsMatch(t *testing.T) {
 	runnable(t)
 	ps := packets(t)
-	if testing.Short() { // in a virtual machine without KVM, every tenth
+	random := randomExpressions()
+	if testing.Short() { // in a virtual machine without KVM, every tenth packet
 		var some []packet
 		for i := 0; i < len(ps); i += 10 {
 			some = append(some, ps[i])
 		}
-		ps = some
+		ps, random = some, random[:len(random)/4]
 	}
 	compared := 0
-	for _, expr := range slices.Concat(expressions, tunnelExpressions, randomExpressions()) {
+	for _, expr := range slices.Concat(expressions, tunnelExpressions, random) {
 		f, err := Parse([]string{expr})
 		if err != nil {
 			t.Fatal(err)
