@@ -35,6 +35,7 @@ type batchLoop struct {
 	stop     *waker
 	packet   Packet
 	standing standing
+	singles  int           // packets to ask for one by one
 	batch    atomic.Uint64 // odd from before the first decision of a batch to after its verdicts
 
 	polled   [2]unix.PollFd // fd and stop
@@ -52,6 +53,10 @@ const (
 	// idleAfter is ten gaps of 10,000 packets/s; below, calls are cheap enough.
 	// The kernel rounds it up to its ticks, 10 ms at most.
 	idleAfter = time.Millisecond
+
+	// singleCalls is how many packets are asked for one by one once one came
+	// alone. A burst that begins meanwhile is served in batches after so many.
+	singleCalls = 16
 
 	// maxSendTries is how often verdicts are sent that the kernel has no memory
 	// for, once the engine shall end.
@@ -146,15 +151,15 @@ func (l *batchLoop) drain() error {
 
 // receive serves one batch, if one comes. flags are recvmmsg's.
 func (l *batchLoop) receive(flags uintptr) (empty bool, err error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), batchSize, flags, 0, 0)
+	n, errno := l.messages(flags)
 	switch {
 	case errno == 0 && n > 0:
-		if l.standing.after(int(n)) {
+		if l.standing.after(n) {
 			if err := l.queue.limit(l.standing.length(l.e.config.Length)); err != nil {
 				return false, err
 			}
 		}
-		return false, l.serve(int(n))
+		return false, l.serve(n)
 	case errno == unix.EAGAIN:
 		return true, nil
 	case errno == unix.EINTR:
@@ -165,6 +170,22 @@ func (l *batchLoop) receive(flags uintptr) (empty bool, err error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("recvmmsg: %w", errno)
+}
+
+// messages receives what there is, a batch at most. While packets come one at a
+// time it asks for one: recvmmsg costs more, and looks for a second.
+func (l *batchLoop) messages(flags uintptr) (n int, errno unix.Errno) {
+	if l.singles > 0 {
+		l.singles--
+		size, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(l.fd), uintptr(unsafe.Pointer(&l.bufs[0][0])), uintptr(len(l.bufs[0])), flags&unix.MSG_DONTWAIT, 0, 0)
+		l.msgs[0].n = uint32(size)
+		return 1, errno
+	}
+	got, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), batchSize, flags, 0, 0)
+	if got == 1 && errno == 0 {
+		l.singles = singleCalls
+	}
+	return int(got), errno
 }
 
 // block makes the receiving call wait for packets, idleAfter at most. That there
