@@ -34,6 +34,9 @@ type HookRow struct {
 	Hook  bpf.Hook
 	// Module has the functions, unless it is built in; empty: the kernel has.
 	Module string
+	// Listed: /sys/module has Module even where it is built in, for it has
+	// parameters. If it is not there, nobody has to look for the functions.
+	Listed bool
 	// Attach lists the ways to attach it, best first.
 	Attach []Attachment
 	Tells  string // what one learns from it
@@ -95,7 +98,7 @@ var Hooks = []HookRow{
 		Cost:  "one load, per queued packet",
 	},
 	{
-		Name: "ipvs_forward", Group: "ipvs", Hook: bpf.HookIPVSForward, Module: "ip_vs",
+		Name: "ipvs_forward", Group: "ipvs", Hook: bpf.HookIPVSForward, Module: "ip_vs", Listed: true,
 		Attach: []Attachment{
 			{BackendMulti, "multi_ipvs_xmit", ipvsXmit},
 			{BackendKprobe, "kprobe_ipvs_xmit", ipvsXmit},
@@ -105,7 +108,7 @@ var Hooks = []HookRow{
 		Cost:  "one load, per packet that IPVS sends on",
 	},
 	{
-		Name: "ipvs_reply", Group: "ipvs", Hook: bpf.HookIPVSReply, Module: "ip_vs",
+		Name: "ipvs_reply", Group: "ipvs", Hook: bpf.HookIPVSReply, Module: "ip_vs", Listed: true,
 		Attach: []Attachment{
 			{BackendFentry, "fentry_ipvs_reply", []string{"handle_response"}},
 			{BackendKprobe, "kprobe_ipvs_reply", []string{"handle_response"}},

@@ -231,8 +231,8 @@ func moduleLoaded(name string) bool {
 // try attaches a row by the first of its backends that works. It changes
 // nothing in p.
 func (p *programs) try(row HookRow) attempt {
-	if row.Module == "ip_vs" && !moduleLoaded(row.Module) {
-		return attempt{err: fmt.Errorf("module %s is not loaded", row.Module)} // cheaper than to look for its functions
+	if row.Listed && !moduleLoaded(row.Module) {
+		return attempt{err: fmt.Errorf("module %s is not loaded", row.Module)}
 	}
 	var errs []error
 	for _, a := range row.Attach {

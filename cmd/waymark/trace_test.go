@@ -390,7 +390,7 @@ func TestReplayIsTheSameUnderLimits(t *testing.T) {
 			args := append([]string{"trace", "-o", "json", "-w", file}, flags...)
 			args = append(append(args, netnsFlags(w)...), "tcp", "any", "10.0.0.1:5000")
 			tr := start(t, args...)
-			if _, err := w.Send(ctxBackground, scenarios.Traffic{Connections: 60}, nil); err != nil {
+			if _, err := w.Send(ctxBackground, scenarios.Traffic{Connections: 30}, nil); err != nil {
 				t.Fatal(err)
 			}
 			live := tr.stop(t)

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -134,55 +135,69 @@ func TestStubsSameAsMatch(t *testing.T) {
 		}
 		ps, random = some, random[:len(random)/4]
 	}
-	compared := 0
-	for _, expr := range slices.Concat(expressions, tunnelExpressions, random) {
-		f, err := Parse([]string{expr})
-		if err != nil {
-			t.Fatal(err)
-		}
-		coll := loadFilter(t, f)
-		slow := loadSlow(t, f)
-		network := !strings.Contains(expr, "ether") && !strings.Contains(expr, "link") && !strings.Contains(expr, "cast")
-		wrong := map[string]int{}
-		check := func(name string, p packet, want, got bool) {
-			compared++
-			if got != want {
-				if wrong[name]++; wrong[name] == 1 {
-					t.Errorf("%q: %s: got %v, reference %v (%d of %d bytes): %x", expr, name, got, want, len(p.data), p.wire, p.data)
-				}
+	all := slices.Concat(expressions, tunnelExpressions, random)
+	const parts = 4
+	for part := range parts {
+		t.Run(fmt.Sprint(part), func(t *testing.T) {
+			t.Parallel()
+			compared := 0
+			for i := part; i < len(all); i += parts {
+				compared += compareStubs(t, all[i], ps)
 			}
-		}
-		for _, p := range ps {
-			asFrame := f.Match(p.data, len(p.data)) // there is no shorter capture at TC
-			check("filter_tc", p, asFrame, runSKB(t, coll.Programs["main_tc"], p.data, 0))
-			check("filter_tc with helpers", p, asFrame, runSKB(t, slow.Programs["main_tc"], p.data, 0))
-
-			asCaptured := f.Match(p.data, p.wire)
-			check("filter_l2", p, asCaptured, runCopy(t, coll, "main_l2", p.data, 0, uint32(p.wire)))
-			typ := binary.BigEndian.Uint16(p.data[12:])
-			if network && typ > maxLength8023 {
-				check("filter_l3", p, asCaptured, runCopy(t, coll, "main_l3", p.data, uint32(typ), uint32(p.wire)))
-			}
-			if typ != 0x8100 && typ != 0x88a8 || len(p.data) < 18 {
-				continue
-			}
-			// The same with the outer tag in metadata, as the kernel has it.
-			tci := binary.BigEndian.Uint16(p.data[14:])
-			stripped := append(append([]byte{}, p.data[:12]...), p.data[16:]...)
-			vlan := uint32(vlanPresent) | uint32(tci)
-			if typ == 0x88a8 {
-				vlan |= vlan8021ad
-			}
-			check("filter_l2, tag in metadata", p, asCaptured, runCopy(t, coll, "main_l2", stripped, vlan, uint32(p.wire-4)))
-			mark := uint32(typ)<<16 | uint32(tci)
-			check("filter_tc, tag in metadata", p, asFrame, runSKB(t, coll.Programs["main_push"], stripped, mark))
-			check("filter_tc with helpers, tag in metadata", p, asFrame, runSKB(t, slow.Programs["main_push"], stripped, mark))
-		}
-		for name, n := range wrong {
-			t.Errorf("%q: %s: %d packets differ", expr, name, n)
-		}
-		coll.Close()
-		slow.Close()
+			t.Logf("%d comparisons", compared)
+		})
 	}
-	t.Logf("%d comparisons", compared)
+}
+
+// compareStubs runs the packets through all programs of one expression.
+func compareStubs(t *testing.T, expr string, ps []packet) (compared int) {
+	t.Helper()
+	f, err := Parse([]string{expr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	coll := loadFilter(t, f)
+	slow := loadSlow(t, f)
+	network := !strings.Contains(expr, "ether") && !strings.Contains(expr, "link") && !strings.Contains(expr, "cast")
+	wrong := map[string]int{}
+	check := func(name string, p packet, want, got bool) {
+		compared++
+		if got != want {
+			if wrong[name]++; wrong[name] == 1 {
+				t.Errorf("%q: %s: got %v, reference %v (%d of %d bytes): %x", expr, name, got, want, len(p.data), p.wire, p.data)
+			}
+		}
+	}
+	for _, p := range ps {
+		asFrame := f.Match(p.data, len(p.data)) // there is no shorter capture at TC
+		check("filter_tc", p, asFrame, runSKB(t, coll.Programs["main_tc"], p.data, 0))
+		check("filter_tc with helpers", p, asFrame, runSKB(t, slow.Programs["main_tc"], p.data, 0))
+
+		asCaptured := f.Match(p.data, p.wire)
+		check("filter_l2", p, asCaptured, runCopy(t, coll, "main_l2", p.data, 0, uint32(p.wire)))
+		typ := binary.BigEndian.Uint16(p.data[12:])
+		if network && typ > maxLength8023 {
+			check("filter_l3", p, asCaptured, runCopy(t, coll, "main_l3", p.data, uint32(typ), uint32(p.wire)))
+		}
+		if typ != 0x8100 && typ != 0x88a8 || len(p.data) < 18 {
+			continue
+		}
+		// The same with the outer tag in metadata, as the kernel has it.
+		tci := binary.BigEndian.Uint16(p.data[14:])
+		stripped := append(append([]byte{}, p.data[:12]...), p.data[16:]...)
+		vlan := uint32(vlanPresent) | uint32(tci)
+		if typ == 0x88a8 {
+			vlan |= vlan8021ad
+		}
+		check("filter_l2, tag in metadata", p, asCaptured, runCopy(t, coll, "main_l2", stripped, vlan, uint32(p.wire-4)))
+		mark := uint32(typ)<<16 | uint32(tci)
+		check("filter_tc, tag in metadata", p, asFrame, runSKB(t, coll.Programs["main_push"], stripped, mark))
+		check("filter_tc with helpers, tag in metadata", p, asFrame, runSKB(t, slow.Programs["main_push"], stripped, mark))
+	}
+	for name, n := range wrong {
+		t.Errorf("%q: %s: %d packets differ", expr, name, n)
+	}
+	coll.Close()
+	slow.Close()
+	return compared
 }
