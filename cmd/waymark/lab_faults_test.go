@@ -42,6 +42,8 @@ type faultCase struct {
 	site   scenarios.Site
 	first  uint16 // source port of the first connection; the others count up
 	failed int
+	// dropped journeys of its connections' openings, as trace shows them
+	dropped int
 }
 
 func checkFaults(t *testing.T, w *scenarios.World, clients map[int]string, without []string) {

@@ -184,11 +184,26 @@ func checkWithWireshark(t *testing.T, file string) {
 func TestFaultsAreFound(t *testing.T) {
 	w := labUpFor(t)
 	i := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == "meridio" })
+	drops := start(t, append([]string{"drops", "-o", "json"}, netnsFlags(w)...)...)
 	// Ports of their own: connections of the last fault may still retransmit.
 	port := uint16(20000)
+	var found []faultCase
 	for _, f := range scenarios.List()[i].Faults {
 		cases := faultCases(t, f, &port)
 		t.Run(f.Name, func(t *testing.T) { findFault(t, w, f, cases) })
+		found = append(found, cases...)
+	}
+	lines := parseDrops(t, drops.stop(t))
+	for _, c := range found {
+		shown := 0
+		for _, d := range lines {
+			if (c.ours(d.Packet.SPort) || c.ours(d.Packet.DPort)) && c.here(d) {
+				shown++
+			}
+		}
+		if shown < c.dropped {
+			t.Errorf("%s/IPv%d: `waymark drops` shows %d of the %d drops that trace shows", c.fault.Name, c.ip, shown, c.dropped)
+		}
 	}
 }
 
@@ -205,7 +220,7 @@ func faultCases(t *testing.T, f scenarios.Fault, port *uint16) (cases []faultCas
 			t.Errorf("%s: the table says nothing about IPv%d on kernel %s", f.Name, ip, kernelLine())
 			continue
 		}
-		cases = append(cases, faultCase{f, ip, *site, *port, 0})
+		cases = append(cases, faultCase{fault: f, ip: ip, site: *site, first: *port})
 		*port += 100
 	}
 	return cases
@@ -220,8 +235,7 @@ func siteFor(f scenarios.Fault, ip int) *scenarios.Site {
 	return nil
 }
 
-// findFault sets a fault, traces what it breaks, and wants the diagnosis from
-// trace and the same drops from drops.
+// findFault sets a fault, traces what it breaks, and wants the diagnosis.
 func findFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []faultCase) {
 	if err := w.Fault(ctxBackground, f.Name); err != nil {
 		t.Fatal(err)
@@ -231,11 +245,8 @@ func findFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []faul
 			t.Errorf("clear: %v", err)
 		}
 	}()
-	live := func(command string) *running {
-		args := append([]string{command, "-o", "json"}, netnsFlags(w)...)
-		return start(t, append(args, "tcp", "port", "5000")...)
-	}
-	tr, drops := live("trace"), live("drops")
+	args := append([]string{"trace", "-o", "json"}, netnsFlags(w)...)
+	tr := start(t, append(args, "tcp", "port", "5000")...)
 	var wg sync.WaitGroup
 	for i := range cases {
 		c := &cases[i]
@@ -252,24 +263,23 @@ func findFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []faul
 		})
 	}
 	wg.Wait()
-	all, lines := parseJourneys(t, tr.stop(t)), parseDrops(t, drops.stop(t))
-	for _, c := range cases {
-		t.Run(fmt.Sprintf("IPv%d", c.ip), func(t *testing.T) { c.checkDiagnosis(t, all, lines) })
+	all := parseJourneys(t, tr.stop(t))
+	for i := range cases {
+		t.Run(fmt.Sprintf("IPv%d", cases[i].ip), func(t *testing.T) { cases[i].checkDiagnosis(t, all) })
 	}
 }
 
-func (c faultCase) checkDiagnosis(t *testing.T, all []journey, lines []dropLine) {
+func (c *faultCase) checkDiagnosis(t *testing.T, all []journey) {
 	if c.failed == 0 {
 		t.Error("the fault breaks no traffic")
 	}
 	f, site := c.fault, c.site
-	dropped := 0
 	for _, j := range all {
 		opening := strings.HasPrefix(j.Packet.Flags, "S") // how connections that work end is TCP's affair
 		if j.Drop == nil || !opening || !c.ours(j.Packet.SPort) && !c.ours(j.Packet.DPort) {
 			continue
 		}
-		dropped++
+		c.dropped++
 		if j.Outcome != f.Expect.Outcome || j.Drop.Netns != f.Expect.Netns || j.Drop.Dev != f.Expect.Dev ||
 			j.Drop.Reason != site.Reason || !slices.Contains(site.At, functionOf(j.Drop.At)) {
 			t.Errorf("%s by %s/%s at %s: %s; want %s by %s/%s at %v: %s (%s)", j.Outcome, j.Drop.Netns, j.Drop.Dev, j.Drop.At, j.Drop.Reason,
@@ -282,20 +292,11 @@ func (c faultCase) checkDiagnosis(t *testing.T, all []journey, lines []dropLine)
 			t.Errorf("explained as %s %q %q, want question %s", j.Drop.Question, j.Drop.Because, j.Drop.Advice, f.Question)
 		}
 	}
-	found := 0
-	for _, d := range lines {
-		if (c.ours(d.Packet.SPort) || c.ours(d.Packet.DPort)) && c.here(d) {
-			found++
-		}
-	}
-	if found < dropped {
-		t.Errorf("`waymark drops` shows %d of the %d drops that trace shows", found, dropped)
-	}
-	if dropped == 0 {
+	if c.dropped == 0 {
 		dump(t, all[:min(len(all), 6)])
 		t.Fatal("no journey was dropped")
 	}
-	t.Logf("%d of %d journeys dropped, at %v: %s", dropped, len(all), site.At, site.Reason)
+	t.Logf("%d of %d journeys dropped, at %v: %s", c.dropped, len(all), site.At, site.Reason)
 }
 
 func TestKilledRecorderLeavesAReplayableFile(t *testing.T) {
@@ -384,7 +385,11 @@ func TestReadmeShowsWhatIsPrinted(t *testing.T) {
 // recording, so that replay stops where live stopped.
 func TestReplayIsTheSameUnderLimits(t *testing.T) {
 	w := labUpFor(t)
-	for _, flags := range [][]string{{"-c", "25"}, {"--mark", "0x13b8", "-c", "3"}, {"-s", "40"}, {"-s", "16384"}, {"--follow-reply=false"}} {
+	limits := [][]string{{"-c", "25"}, {"-s", "40"}, {"--mark", "0x13b8", "-c", "3"}, {"-s", "16384"}, {"--follow-reply=false"}}
+	if testing.Short() { // the others are not the kernel's affair
+		limits = limits[:2]
+	}
+	for _, flags := range limits {
 		t.Run(strings.Join(flags, " "), func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "x.pcapng")
 			args := append([]string{"trace", "-o", "json", "-w", file}, flags...)
