@@ -39,7 +39,11 @@ static __always_inline int free_hook(struct sk_buff *skb, enum hook hook, __u64 
 	__builtin_memset(rec, 0, sizeof(*rec));
 	rec->time_ns = bpf_ktime_get_boot_ns();
 	rec->skb = key;
-	rec->location = location;
+	/*
+	 * Packets that passed a device have a protocol. Without one the memory is
+	 * another's by now, a netlink message's say: the packet's end was not seen.
+	 */
+	rec->location = BPF_CORE_READ(skb, protocol) ? location : 0;
 	rec->trail = t->id;
 	rec->parent = t->parent;
 	rec->netns = t->netns;
