@@ -178,7 +178,7 @@ type Loss struct {
 	To    uint64 `json:"to"`
 	Hook  uint16 `json:"hook"`
 	Count uint64 `json:"count"`
-	Kind  string `json:"kind,omitempty"` // "ring" (buffer full) or "untracked" (identity map full)
+	Kind  string `json:"kind,omitempty"` // "ring" (buffer full), "untracked" (identity map full) or "missed" (the hook was busy)
 }
 
 // Clock moves the stream's time forward when no packet does.

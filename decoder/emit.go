@@ -100,11 +100,16 @@ func (s *Stitcher) markLosses(j *Journey) {
 	}
 	for _, l := range sums {
 		j.Complete = false
-		if l.Kind == "untracked" {
-			j.Notes = append(j.Notes, fmt.Sprintf("%d packets could not be followed meanwhile: a copy of this one may be missing", l.Count))
-			continue
+		var note string
+		switch l.Kind {
+		case "untracked":
+			note = fmt.Sprintf("%d packets could not be followed meanwhile: a copy of this one may be missing", l.Count)
+		case "missed":
+			note = fmt.Sprintf("the kernel passed by the %s hook %d times meanwhile, as it was interrupted there: a hop may be missing", hookName(l.Hook), l.Count)
+		default:
+			note = fmt.Sprintf("%d %s records were lost meanwhile: hops may be missing", l.Count, hookName(l.Hook))
 		}
-		j.Notes = append(j.Notes, fmt.Sprintf("%d %s records were lost meanwhile: hops may be missing", l.Count, hookName(l.Hook)))
+		j.Notes = append(j.Notes, note)
 	}
 }
 

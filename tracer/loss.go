@@ -9,15 +9,18 @@ import (
 	"waymark/decoder"
 )
 
-// lossWatch reads the programs' counters and tells when records went missing.
+// lossWatch reads the programs' counters, and the kernel's of them, and tells
+// when records went missing.
 type lossWatch struct {
-	stats *ebpf.Map
-	told  [bpf.HookMax]bpf.HookStats // as of the last since
-	at    uint64                     // boot time at which that began to read
+	programs *programs
+	stats    *ebpf.Map
+	told     [bpf.HookMax]bpf.HookStats // as of the last since
+	missed   map[string]uint64          // by hook row, likewise
+	at       uint64                     // boot time at which that began to read
 }
 
-func newLossWatch(stats *ebpf.Map) *lossWatch {
-	return &lossWatch{stats: stats, at: bootTime()}
+func newLossWatch(p *programs) *lossWatch {
+	return &lossWatch{programs: p, stats: p.core.Maps["stats"], missed: map[string]uint64{}, at: bootTime()}
 }
 
 // read sums the counters over CPUs.
@@ -43,17 +46,40 @@ func (l *lossWatch) since() []decoder.Loss {
 	// What is counted while this reads may be in sum or not: then it is the next
 	// one's. It may take long, if the process is stopped here.
 	began := bootTime()
-	sum := l.read()
+	sum, losses := l.read(), l.misses()
 	now := bootTime()
-	var losses []decoder.Loss
 	for h, s := range sum {
 		if n := s.Lost - l.told[h].Lost; n > 0 {
-			losses = append(losses, decoder.Loss{From: l.at, To: now, Hook: uint16(h), Count: n, Kind: "ring"})
+			losses = append(losses, decoder.Loss{Hook: uint16(h), Count: n, Kind: "ring"})
 		}
 		if n := s.Untracked - l.told[h].Untracked; n > 0 {
-			losses = append(losses, decoder.Loss{From: l.at, To: now, Hook: uint16(h), Count: n, Kind: "untracked"})
+			losses = append(losses, decoder.Loss{Hook: uint16(h), Count: n, Kind: "untracked"})
 		}
 	}
+	for i := range losses {
+		losses[i].From, losses[i].To = l.at, now
+	}
 	l.told, l.at = sum, began
+	return losses
+}
+
+// misses are the times since the last call that the kernel did not run a
+// program, because an interrupt came while it ran on that processor
+// (bpf_prog_inc_misses_counter, kernel/bpf/syscall.c). TC programs always run.
+func (l *lossWatch) misses() (losses []decoder.Loss) {
+	for _, row := range Hooks {
+		prog := l.programs.running[row.Name]
+		if prog == nil || row.Group == "device" {
+			continue
+		}
+		stats, err := prog.Stats()
+		if err != nil {
+			continue // before 5.12 the kernel does not count them
+		}
+		if n := stats.RecursionMisses - l.missed[row.Name]; n > 0 {
+			losses = append(losses, decoder.Loss{Hook: uint16(row.Hook), Count: n, Kind: "missed"})
+		}
+		l.missed[row.Name] = stats.RecursionMisses
+	}
 	return losses
 }

@@ -134,7 +134,7 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 			return nil, err
 		}
 	}
-	t.loss = newLossWatch(t.programs.core.Maps["stats"])
+	t.loss = newLossWatch(t.programs)
 	t.stream = newStream(opts, t.session())
 	t.places, err = openPlaces(ctx, t, slices.Contains(opts.Groups, "device"))
 	return t, err

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"waymark/scenarios"
+)
+
+// TestNamesWhatHappened: of a thousand connections at a time, the target that
+// waymark names is the one that answered, and the route it names is the one
+// that the kernel gives when it is asked.
+func TestNamesWhatHappened(t *testing.T) {
+	connections := 1000
+	if testing.Short() {
+		connections = 100
+	}
+	w := labUpFor(t)
+	args := append([]string{"trace", "-o", "json"}, netnsFlags(w)...)
+	tr := start(t, append(args, "tcp", "port", "5000")...)
+	answered := map[string]string{} // by the client's end
+	for _, ipv6 := range []bool{false, true} {
+		sum, err := w.Send(ctxBackground, scenarios.Traffic{Connections: connections, Concurrency: connections, IPv6: ipv6},
+			func(x scenarios.Exchange) { answered[x.Local.String()] = x.Reply.Target })
+		if err != nil || sum.Answered != connections {
+			t.Fatalf("%+v: %v", sum, err)
+		}
+	}
+	awaitEmptyQueues(t, w)
+	all := parseJourneys(t, tr.stop(t))
+	k := kernelRoutes{t: t, namespaces: map[string]*netlink.Handle{}, known: map[routeQuestion]string{}}
+	named, routes, whole, odd := 0, 0, 0, 0
+	for i := range all {
+		j := &all[i]
+		// So many at once overflow the balancer's queue and the listeners'.
+		if j.Complete && (wholeWay.MatchString(j.way()) || j.Drop != nil) {
+			whole++
+		} else if odd++; odd <= 5 {
+			t.Logf("%s %s, complete %v %v: %s", j.ID, j.Packet.Flags, j.Complete, j.Notes, j.way())
+		}
+		routes += k.check(j)
+		if j.Packet.Flags != "S" {
+			continue
+		}
+		client := netip.AddrPortFrom(netip.MustParseAddr(j.Packet.Src), j.Packet.SPort).String()
+		for _, h := range j.Hops {
+			if h.Group != "lb" {
+				continue
+			}
+			named++
+			if want := targetOf[answered[client]]; h.Detail["target"] != float64(want) {
+				t.Errorf("%s: waymark names target %v, %s answered, which is %d", client, h.Detail["target"], answered[client], want)
+			}
+		}
+	}
+	t.Logf("%d SYNs with a target, %d routes, %d questions to the kernel; %d of %d journeys have their whole way", named, routes, len(k.known), whole, len(all))
+	if named < 2*connections {
+		t.Errorf("%d of %d SYNs have a target", named, 2*connections)
+	}
+	if whole*1000 < len(all)*999 {
+		t.Errorf("%d of %d journeys have their whole way and say so", whole, len(all))
+	}
+}
+
+// awaitEmptyQueues returns when no packet waits for the balancer any more: the
+// last acknowledgements come after the answers.
+func awaitEmptyQueues(t *testing.T, w *scenarios.World) {
+	t.Helper()
+	for range 500 {
+		waiting := false
+		err := w.Inside("lb", func() error {
+			table, err := os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+			for line := range strings.Lines(string(table)) {
+				// The third column: net/netfilter/nfnetlink_queue.c, seq_show.
+				if f := strings.Fields(line); len(f) > 2 && f[2] != "0" {
+					waiting = true
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !waiting {
+			return
+		}
+		tick(t)
+	}
+	t.Fatal("packets wait for the balancer and are not decided")
+}
+
+// kernelRoutes asks the kernel for routes, each once.
+type kernelRoutes struct {
+	t          *testing.T
+	namespaces map[string]*netlink.Handle
+	known      map[routeQuestion]string
+}
+
+type routeQuestion struct {
+	netns, iif, src, dst string
+	mark                 uint32
+}
+
+// check compares the routes that a journey names with the kernel's, and returns
+// how many there were.
+func (k *kernelRoutes) check(j *journey) (routes int) {
+	var q routeQuestion
+	for _, h := range j.Hops {
+		if h.Netns != q.netns {
+			q = routeQuestion{netns: h.Netns, src: j.Packet.Src, dst: j.Packet.Dst}
+		}
+		if h.Mark != nil {
+			q.mark = *h.Mark
+		}
+		if h.Group == "device" && h.Hook == "ingress" {
+			q.iif = h.Dev
+		}
+		if h.Group != "route" {
+			continue
+		}
+		routes++
+		got := fmt.Sprintf("table %v via %v dev %v", h.Detail["table"], h.Detail["nexthop"], h.Detail["dev"])
+		if want := k.ask(q); got != want {
+			k.t.Errorf("%s: %+v: waymark says %s, the kernel %s", j.ID, q, got, want)
+		}
+	}
+	return routes
+}
+
+// ask is `ip route get DST from SRC iif IIF mark MARK` in the namespace.
+func (k *kernelRoutes) ask(q routeQuestion) string {
+	if answer, ok := k.known[q]; ok {
+		return answer
+	}
+	h := k.namespaces[q.netns]
+	if h == nil {
+		ns, err := netns.GetFromName(q.netns)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		defer ns.Close()
+		if h, err = netlink.NewHandleAt(ns); err != nil {
+			k.t.Fatal(err)
+		}
+		k.t.Cleanup(h.Close)
+		k.namespaces[q.netns] = h
+	}
+	found, err := h.RouteGetWithOptions(net.ParseIP(q.dst), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(q.src), Iif: q.iif, Mark: q.mark})
+	answer := fmt.Sprint(err)
+	if err == nil && len(found) > 0 {
+		dev := strconv.Itoa(found[0].LinkIndex)
+		if l, err := h.LinkByIndex(found[0].LinkIndex); err == nil {
+			dev = l.Attrs().Name
+		}
+		answer = fmt.Sprintf("table %d via %v dev %s", found[0].Table, found[0].Gw, dev)
+	}
+	k.known[q] = answer
+	return answer
+}
