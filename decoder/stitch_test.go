@@ -163,28 +163,40 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// TestLoss: journeys that a loss may have torn are not complete.
+// TestLoss: journeys that a loss may have torn are not complete, and say what
+// was lost.
 func TestLoss(t *testing.T) {
-	s := newStream(t, newTrench())
-	for i := range uint64(3) {
-		s.tcp(i+1, i*2_000_000_000, client4, 40000, vip4, 5000, syn).request()
-		if i == 1 { // as the tracer tells it: soon after it happened
-			s.add(&Context{Time: base + 2_110_000_000, Loss: &Loss{From: base + 1_900_000_000, To: base + 2_100_000_000, Hook: uint16(bpf.HookTCEgress), Count: 7}})
+	for kind, want := range map[string]struct {
+		lost uint64 // records
+		note string
+	}{
+		"ring":      {7, "7 egress records were lost"},
+		"untracked": {0, "7 packets could not be followed"},
+		"missed":    {7, "passed by the egress hook 7 times"},
+	} {
+		s := newStream(t, newTrench())
+		for i := range uint64(3) {
+			s.tcp(i+1, i*2_000_000_000, client4, 40000, vip4, 5000, syn).request()
+			if i == 1 { // as the tracer tells it: soon after it happened
+				s.add(&Context{Time: base + 2_110_000_000, Loss: &Loss{
+					From: base + 1_900_000_000, To: base + 2_100_000_000, Hook: uint16(bpf.HookTCEgress), Count: 7, Kind: kind,
+				}})
+			}
 		}
-	}
-	var js []*Journey
-	st := NewStitcher(Options{Emit: func(j *Journey) { js = append(js, j) }})
-	s.feed(st)
-	st.Flush()
-	var got []bool
-	for _, j := range js {
-		got = append(got, j.Complete)
-	}
-	if !reflect.DeepEqual(got, []bool{true, false, true}) {
-		t.Errorf("complete: %v, want only the second torn", got)
-	}
-	if st.Stats().Lost != 7 || !strings.Contains(js[1].Notes[0], "7 egress records were lost") {
-		t.Errorf("lost %d, notes %v", st.Stats().Lost, js[1].Notes)
+		var js []*Journey
+		st := NewStitcher(Options{Emit: func(j *Journey) { js = append(js, j) }})
+		s.feed(st)
+		st.Flush()
+		var got []bool
+		for _, j := range js {
+			got = append(got, j.Complete)
+		}
+		if !reflect.DeepEqual(got, []bool{true, false, true}) {
+			t.Fatalf("%s: complete: %v, want only the second torn", kind, got)
+		}
+		if st.Stats().Lost != want.lost || !strings.Contains(js[1].Notes[0], want.note) {
+			t.Errorf("%s: lost %d, notes %v", kind, st.Stats().Lost, js[1].Notes)
+		}
 	}
 }
 
