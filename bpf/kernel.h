@@ -151,6 +151,7 @@ struct sk_buff___vlan_all {
 struct nf_hook_state {
 	__u8 hook;
 	__u8 pf;
+	struct net *net;
 } CORE;
 
 struct nf_queue_entry {
@@ -204,6 +205,51 @@ struct ip_vs_conn {
 	__u32 fwmark;
 	atomic_t in_pkts;
 	struct ip_vs_dest *dest;
+} CORE;
+
+/* include/net/netfilter/nf_tables.h; types of the module nf_tables */
+struct nft_pktinfo {
+	struct sk_buff *skb;
+	const struct nf_hook_state *state;
+} CORE;
+
+struct nft_table {
+	__u64 handle;
+	__u16 family : 6;
+	char *name;
+} CORE;
+
+struct nft_rule_blob {
+	unsigned long size; /* bytes of data */
+	unsigned char data[];
+} CORE;
+
+/* blob_gen_*: from 5.17 on */
+struct nft_chain {
+	struct nft_rule_blob *blob_gen_0;
+	struct nft_rule_blob *blob_gen_1;
+	struct nft_table *table;
+	char *name;
+} CORE;
+
+struct nft_base_chain {
+	__u8 policy;
+	struct nft_chain chain;
+} CORE;
+
+struct nft_verdict {
+	__u32 code;
+	struct nft_chain *chain;
+} CORE;
+
+struct nft_regs {
+	struct nft_verdict verdict;
+} CORE;
+
+/* include/linux/netfilter/x_tables.h */
+struct xt_table {
+	__u8 af;
+	char name[32];
 } CORE;
 
 struct task_struct {

@@ -23,6 +23,10 @@ type QueueExt = WaymarkQueueExt
 // IPVSExt is what records of the ipvs group carry besides (struct ipvs_ext).
 type IPVSExt = WaymarkIpvsExt
 
+// NetfilterExt is what records of the netfilter group carry besides (struct
+// netfilter_ext).
+type NetfilterExt = WaymarkNetfilterExt
+
 // RecordSize is the size of the header in bytes.
 const RecordSize = int(unsafe.Sizeof(Record{}))
 
@@ -42,6 +46,8 @@ const (
 	HookIPVSForward  = WaymarkHookHOOK_IPVS_FORWARD
 	HookIPVSReply    = WaymarkHookHOOK_IPVS_REPLY
 	HookSkbSegment   = WaymarkHookHOOK_SKB_SEGMENT
+	HookNFTChain     = WaymarkHookHOOK_NFT_CHAIN
+	HookIPTTable     = WaymarkHookHOOK_IPT_TABLE
 	HookMax          = WaymarkHookHOOK_MAX
 )
 
@@ -85,7 +91,9 @@ func (r *Record) Encode(ext, snapshot []byte) []byte {
 }
 
 // Ext is what records of some groups carry besides.
-type Ext interface{ QueueExt | IPVSExt }
+type Ext interface {
+	QueueExt | IPVSExt | NetfilterExt
+}
 
 // DecodeExt reads a record's hook part. It fails if that is too short; of a
 // longer one, which a newer waymark wrote, it takes what it knows.
@@ -108,6 +116,9 @@ const (
 	IPVSNew  = uint8(WaymarkIpvsFlagsIPVS_NEW)
 	IPVSDest = uint8(WaymarkIpvsFlagsIPVS_DEST)
 )
+
+// How a chain came to its verdict (enum netfilter_flags).
+const NetfilterRule = uint8(WaymarkNetfilterFlagsNETFILTER_RULE)
 
 // SrcAddr is the source address, IPv4 as IPv4; invalid if the packet is not IP.
 func (r *Record) SrcAddr() netip.Addr { return r.addr(r.Src) }

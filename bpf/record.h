@@ -3,10 +3,10 @@
  * record.h: the one record every hook writes.
  *
  * A record is this fixed header, then ext_len bytes that belong to the hook
- * (struct queue_ext and ipvs_ext for those groups, nothing for the others), then
- * snap_len bytes of the packet. User
- * space reads the same layout through the Go type that bpf2go makes of it, so
- * every field has its natural alignment and there is no hidden padding.
+ * (struct queue_ext, ipvs_ext and netfilter_ext for those groups, nothing for
+ * the others), then snap_len bytes of the packet. User space reads the same
+ * layout through the Go type that bpf2go makes of it, so every field has its
+ * natural alignment and there is no hidden padding.
  *
  * Byte order: addresses and ports as on the wire, everything else native
  * (little endian on all machines waymark is built for).
@@ -29,6 +29,8 @@ enum hook {
 	HOOK_IPVS_FORWARD = 9,	/* ipvs group: the director sends the packet to a destination */
 	HOOK_IPVS_REPLY = 10,	/* ipvs group: a reply gets the service's address back (masq) */
 	HOOK_SKB_SEGMENT = 11,	/* free group: cut from a big packet; trail is the segment's */
+	HOOK_NFT_CHAIN = 12,	/* netfilter group: an nftables base chain has decided */
+	HOOK_IPT_TABLE = 13,	/* netfilter group: a table of iptables-legacy has decided */
 	HOOK_MAX = 32,		/* size of the per-hook counters; room for later groups */
 };
 
@@ -119,6 +121,29 @@ struct ipvs_ext {
 	__u8 method;  /* IP_VS_CONN_F_FWD_MASK: 0 masq, 1 local, 2 tunnel, 3 direct, 4 bypass */
 	__u8 flags;   /* enum ipvs_flags */
 	__u16 pad;
+};
+
+/* How a chain came to its verdict. */
+enum netfilter_flags {
+	NETFILTER_RULE = 1 << 0, /* a rule gave it; rule is 0 if that was not found */
+};
+
+/*
+ * What the netfilter group adds. Names end with a zero byte, those that are
+ * longer are cut off. The verdict is in the header, as the chain's function
+ * returned it: enum NF_* in the low byte, above it a queue's number or an errno.
+ */
+struct netfilter_ext {
+	__u64 rule;	     /* handle of the rule that gave the verdict; 0: not known */
+	__u64 table_handle;  /* with rule, what names that in its namespace for ever */
+	__u32 mark_before;   /* skb->mark when the chain began */
+	__u8 nf_hook;	     /* enum nf_inet_hooks: 0 PREROUTING ... 4 POSTROUTING */
+	__u8 family;	     /* of the table, NFPROTO_*: 1 inet, 2 ip, 5 netdev, 7 bridge, 10 ip6 */
+	__u8 policy;	     /* of the base chain: 0 drop, 1 accept */
+	__u8 flags;	     /* enum netfilter_flags */
+	__u8 table[32];	     /* name */
+	__u8 base_chain[32]; /* where it began (HOOK_NFT_CHAIN) */
+	__u8 chain[32];	     /* of the rule that gave the verdict (HOOK_NFT_CHAIN) */
 };
 
 /* Per CPU and hook: what was written and what was lost. Read live. */

@@ -9,6 +9,7 @@
 #include "free.c"
 #include "queue.c"
 #include "ipvs.c"
+#include "netfilter.c"
 
 /* The kernel needs a GPL-compatible licence for the helpers that read memory. */
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -19,5 +20,7 @@ const struct hook_stats *unused_stats __attribute__((unused));
 const struct queue_ext *unused_queue_ext __attribute__((unused));
 const struct ipvs_ext *unused_ipvs_ext __attribute__((unused));
 const enum ipvs_flags *unused_ipvs_flags __attribute__((unused));
+const struct netfilter_ext *unused_netfilter_ext __attribute__((unused));
+const enum netfilter_flags *unused_netfilter_flags __attribute__((unused));
 const enum hook *unused_hook __attribute__((unused));
 const enum record_flags *unused_flags __attribute__((unused));

@@ -28,6 +28,8 @@ const (
 	WaymarkHookHOOK_IPVS_FORWARD  WaymarkHook = 9
 	WaymarkHookHOOK_IPVS_REPLY    WaymarkHook = 10
 	WaymarkHookHOOK_SKB_SEGMENT   WaymarkHook = 11
+	WaymarkHookHOOK_NFT_CHAIN     WaymarkHook = 12
+	WaymarkHookHOOK_IPT_TABLE     WaymarkHook = 13
 	WaymarkHookHOOK_MAX           WaymarkHook = 32
 )
 
@@ -65,6 +67,39 @@ const (
 	WaymarkIpvsFlagsIPVS_NEW  WaymarkIpvsFlags = 1
 	WaymarkIpvsFlagsIPVS_DEST WaymarkIpvsFlags = 2
 )
+
+type WaymarkNetfilterExt struct {
+	_           structs.HostLayout
+	Rule        uint64
+	TableHandle uint64
+	MarkBefore  uint32
+	NfHook      uint8
+	Family      uint8
+	Policy      uint8
+	Flags       uint8
+	Table       [32]uint8
+	BaseChain   [32]uint8
+	Chain       [32]uint8
+}
+
+type WaymarkNetfilterFlags uint32
+
+const (
+	WaymarkNetfilterFlagsNETFILTER_RULE WaymarkNetfilterFlags = 1
+)
+
+type WaymarkNftRun struct {
+	_       structs.HostLayout
+	TimeNs  uint64
+	Trail   uint64
+	Parent  uint64
+	Expr    uint64
+	Chains  [8]uint64
+	Jumps   uint32
+	Mark    uint32
+	Netns   uint32
+	Ifindex uint32
+}
 
 type WaymarkQueueExt struct {
 	_        structs.HostLayout
@@ -149,6 +184,7 @@ type WaymarkTrail struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	WaymarkMapNetns                  = "netns"
+	WaymarkMapNftRuns                = "nft_runs"
 	WaymarkMapRing                   = "ring"
 	WaymarkMapStats                  = "stats"
 	WaymarkMapTrailIds               = "trail_ids"
@@ -159,7 +195,11 @@ const (
 	WaymarkProgFentryNapiSkbCachePut = "fentry_napi_skb_cache_put"
 	WaymarkProgFentryNfqnlEnqueue    = "fentry_nfqnl_enqueue"
 	WaymarkProgFentryNfqnlReinject   = "fentry_nfqnl_reinject"
+	WaymarkProgFentryNftDoChain      = "fentry_nft_do_chain"
 	WaymarkProgFexitGsoSegment       = "fexit_gso_segment"
+	WaymarkProgFexitIptDoTable       = "fexit_ipt_do_table"
+	WaymarkProgFexitNftDoChain       = "fexit_nft_do_chain"
+	WaymarkProgFexitNftEval          = "fexit_nft_eval"
 	WaymarkProgFexitSkbClone         = "fexit_skb_clone"
 	WaymarkProgFexitSkbCopy          = "fexit_skb_copy"
 	WaymarkProgKfreeSkb              = "kfree_skb"
@@ -175,12 +215,15 @@ const (
 	WaymarkVarHasLocation            = "has_location"
 	WaymarkVarHasReason              = "has_reason"
 	WaymarkVarLimitNetns             = "limit_netns"
+	WaymarkVarNftRunning             = "nft_running"
 	WaymarkVarSnaplen                = "snaplen"
 	WaymarkVarTracked                = "tracked"
 	WaymarkVarUnusedFlags            = "unused_flags"
 	WaymarkVarUnusedHook             = "unused_hook"
 	WaymarkVarUnusedIpvsExt          = "unused_ipvs_ext"
 	WaymarkVarUnusedIpvsFlags        = "unused_ipvs_flags"
+	WaymarkVarUnusedNetfilterExt     = "unused_netfilter_ext"
+	WaymarkVarUnusedNetfilterFlags   = "unused_netfilter_flags"
 	WaymarkVarUnusedQueueExt         = "unused_queue_ext"
 	WaymarkVarUnusedRecord           = "unused_record"
 	WaymarkVarUnusedStats            = "unused_stats"
@@ -234,7 +277,11 @@ type WaymarkProgramSpecs struct {
 	FentryNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"fentry_napi_skb_cache_put"`
 	FentryNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_enqueue"`
 	FentryNfqnlReinject   *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_reinject"`
+	FentryNftDoChain      *ebpf.ProgramSpec `ebpf:"fentry_nft_do_chain"`
 	FexitGsoSegment       *ebpf.ProgramSpec `ebpf:"fexit_gso_segment"`
+	FexitIptDoTable       *ebpf.ProgramSpec `ebpf:"fexit_ipt_do_table"`
+	FexitNftDoChain       *ebpf.ProgramSpec `ebpf:"fexit_nft_do_chain"`
+	FexitNftEval          *ebpf.ProgramSpec `ebpf:"fexit_nft_eval"`
 	FexitSkbClone         *ebpf.ProgramSpec `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.ProgramSpec `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.ProgramSpec `ebpf:"kfree_skb"`
@@ -254,6 +301,7 @@ type WaymarkProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkMapSpecs struct {
 	Netns    *ebpf.MapSpec `ebpf:"netns"`
+	NftRuns  *ebpf.MapSpec `ebpf:"nft_runs"`
 	Ring     *ebpf.MapSpec `ebpf:"ring"`
 	Stats    *ebpf.MapSpec `ebpf:"stats"`
 	TrailIds *ebpf.MapSpec `ebpf:"trail_ids"`
@@ -264,18 +312,21 @@ type WaymarkMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkVariableSpecs struct {
-	HasLocation     *ebpf.VariableSpec `ebpf:"has_location"`
-	HasReason       *ebpf.VariableSpec `ebpf:"has_reason"`
-	LimitNetns      *ebpf.VariableSpec `ebpf:"limit_netns"`
-	Snaplen         *ebpf.VariableSpec `ebpf:"snaplen"`
-	Tracked         *ebpf.VariableSpec `ebpf:"tracked"`
-	UnusedFlags     *ebpf.VariableSpec `ebpf:"unused_flags"`
-	UnusedHook      *ebpf.VariableSpec `ebpf:"unused_hook"`
-	UnusedIpvsExt   *ebpf.VariableSpec `ebpf:"unused_ipvs_ext"`
-	UnusedIpvsFlags *ebpf.VariableSpec `ebpf:"unused_ipvs_flags"`
-	UnusedQueueExt  *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
-	UnusedRecord    *ebpf.VariableSpec `ebpf:"unused_record"`
-	UnusedStats     *ebpf.VariableSpec `ebpf:"unused_stats"`
+	HasLocation          *ebpf.VariableSpec `ebpf:"has_location"`
+	HasReason            *ebpf.VariableSpec `ebpf:"has_reason"`
+	LimitNetns           *ebpf.VariableSpec `ebpf:"limit_netns"`
+	NftRunning           *ebpf.VariableSpec `ebpf:"nft_running"`
+	Snaplen              *ebpf.VariableSpec `ebpf:"snaplen"`
+	Tracked              *ebpf.VariableSpec `ebpf:"tracked"`
+	UnusedFlags          *ebpf.VariableSpec `ebpf:"unused_flags"`
+	UnusedHook           *ebpf.VariableSpec `ebpf:"unused_hook"`
+	UnusedIpvsExt        *ebpf.VariableSpec `ebpf:"unused_ipvs_ext"`
+	UnusedIpvsFlags      *ebpf.VariableSpec `ebpf:"unused_ipvs_flags"`
+	UnusedNetfilterExt   *ebpf.VariableSpec `ebpf:"unused_netfilter_ext"`
+	UnusedNetfilterFlags *ebpf.VariableSpec `ebpf:"unused_netfilter_flags"`
+	UnusedQueueExt       *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
+	UnusedRecord         *ebpf.VariableSpec `ebpf:"unused_record"`
+	UnusedStats          *ebpf.VariableSpec `ebpf:"unused_stats"`
 }
 
 // WaymarkObjects contains all objects after they have been loaded into the kernel.
@@ -299,6 +350,7 @@ func (o *WaymarkObjects) Close() error {
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkMaps struct {
 	Netns    *ebpf.Map `ebpf:"netns"`
+	NftRuns  *ebpf.Map `ebpf:"nft_runs"`
 	Ring     *ebpf.Map `ebpf:"ring"`
 	Stats    *ebpf.Map `ebpf:"stats"`
 	TrailIds *ebpf.Map `ebpf:"trail_ids"`
@@ -308,6 +360,7 @@ type WaymarkMaps struct {
 func (m *WaymarkMaps) Close() error {
 	return _WaymarkClose(
 		m.Netns,
+		m.NftRuns,
 		m.Ring,
 		m.Stats,
 		m.TrailIds,
@@ -319,18 +372,21 @@ func (m *WaymarkMaps) Close() error {
 //
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkVariables struct {
-	HasLocation     *ebpf.Variable `ebpf:"has_location"`
-	HasReason       *ebpf.Variable `ebpf:"has_reason"`
-	LimitNetns      *ebpf.Variable `ebpf:"limit_netns"`
-	Snaplen         *ebpf.Variable `ebpf:"snaplen"`
-	Tracked         *ebpf.Variable `ebpf:"tracked"`
-	UnusedFlags     *ebpf.Variable `ebpf:"unused_flags"`
-	UnusedHook      *ebpf.Variable `ebpf:"unused_hook"`
-	UnusedIpvsExt   *ebpf.Variable `ebpf:"unused_ipvs_ext"`
-	UnusedIpvsFlags *ebpf.Variable `ebpf:"unused_ipvs_flags"`
-	UnusedQueueExt  *ebpf.Variable `ebpf:"unused_queue_ext"`
-	UnusedRecord    *ebpf.Variable `ebpf:"unused_record"`
-	UnusedStats     *ebpf.Variable `ebpf:"unused_stats"`
+	HasLocation          *ebpf.Variable `ebpf:"has_location"`
+	HasReason            *ebpf.Variable `ebpf:"has_reason"`
+	LimitNetns           *ebpf.Variable `ebpf:"limit_netns"`
+	NftRunning           *ebpf.Variable `ebpf:"nft_running"`
+	Snaplen              *ebpf.Variable `ebpf:"snaplen"`
+	Tracked              *ebpf.Variable `ebpf:"tracked"`
+	UnusedFlags          *ebpf.Variable `ebpf:"unused_flags"`
+	UnusedHook           *ebpf.Variable `ebpf:"unused_hook"`
+	UnusedIpvsExt        *ebpf.Variable `ebpf:"unused_ipvs_ext"`
+	UnusedIpvsFlags      *ebpf.Variable `ebpf:"unused_ipvs_flags"`
+	UnusedNetfilterExt   *ebpf.Variable `ebpf:"unused_netfilter_ext"`
+	UnusedNetfilterFlags *ebpf.Variable `ebpf:"unused_netfilter_flags"`
+	UnusedQueueExt       *ebpf.Variable `ebpf:"unused_queue_ext"`
+	UnusedRecord         *ebpf.Variable `ebpf:"unused_record"`
+	UnusedStats          *ebpf.Variable `ebpf:"unused_stats"`
 }
 
 // WaymarkPrograms contains all programs after they have been loaded into the kernel.
@@ -343,7 +399,11 @@ type WaymarkPrograms struct {
 	FentryNapiSkbCachePut *ebpf.Program `ebpf:"fentry_napi_skb_cache_put"`
 	FentryNfqnlEnqueue    *ebpf.Program `ebpf:"fentry_nfqnl_enqueue"`
 	FentryNfqnlReinject   *ebpf.Program `ebpf:"fentry_nfqnl_reinject"`
+	FentryNftDoChain      *ebpf.Program `ebpf:"fentry_nft_do_chain"`
 	FexitGsoSegment       *ebpf.Program `ebpf:"fexit_gso_segment"`
+	FexitIptDoTable       *ebpf.Program `ebpf:"fexit_ipt_do_table"`
+	FexitNftDoChain       *ebpf.Program `ebpf:"fexit_nft_do_chain"`
+	FexitNftEval          *ebpf.Program `ebpf:"fexit_nft_eval"`
 	FexitSkbClone         *ebpf.Program `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.Program `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.Program `ebpf:"kfree_skb"`
@@ -366,7 +426,11 @@ func (p *WaymarkPrograms) Close() error {
 		p.FentryNapiSkbCachePut,
 		p.FentryNfqnlEnqueue,
 		p.FentryNfqnlReinject,
+		p.FentryNftDoChain,
 		p.FexitGsoSegment,
+		p.FexitIptDoTable,
+		p.FexitNftDoChain,
+		p.FexitNftEval,
 		p.FexitSkbClone,
 		p.FexitSkbCopy,
 		p.KfreeSkb,

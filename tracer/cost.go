@@ -35,15 +35,20 @@ func (t *Tracer) measure() error {
 func (t *Tracer) Costs() ([]HookCost, error) {
 	var costs []HookCost
 	for _, row := range Hooks {
-		prog := t.programs.running[row.Name]
-		if prog == nil {
+		progs := t.programs.running[row.Name]
+		if len(progs) == 0 {
 			continue
 		}
-		stats, err := prog.Stats()
-		if err != nil {
-			return nil, fmt.Errorf("run time of hook %s: %w", row.Name, err)
+		cost := HookCost{Hook: row.Name}
+		for _, prog := range progs {
+			stats, err := prog.Stats()
+			if err != nil {
+				return nil, fmt.Errorf("run time of hook %s: %w", row.Name, err)
+			}
+			cost.Runs += stats.RunCount
+			cost.Time += stats.Runtime
 		}
-		costs = append(costs, HookCost{Hook: row.Name, Runs: stats.RunCount, Time: stats.Runtime})
+		costs = append(costs, cost)
 	}
 	return costs, nil
 }

@@ -20,7 +20,8 @@ const (
 
 // Attachment is one way to attach a hook: a program of the object and, for
 // backends that need them, the tracepoint or the kernel's functions. Of several
-// functions it is attached to those that the kernel has.
+// functions it is attached to those that the kernel has; fentry and fexit load
+// the program once for each.
 type Attachment struct {
 	Backend Backend
 	Program string
@@ -45,12 +46,36 @@ type HookRow struct {
 }
 
 // Groups in the order help lists them.
-var Groups = []string{"device", "queue", "ipvs", "drop", "free"}
+var Groups = []string{"device", "queue", "ipvs", "netfilter", "drop", "free"}
 
 // ipvsXmit are the transmit functions of IPVS, one for a forwarding method.
 var ipvsXmit = []string{
 	"ip_vs_nat_xmit", "ip_vs_nat_xmit_v6", "ip_vs_dr_xmit", "ip_vs_dr_xmit_v6", "ip_vs_tunnel_xmit", "ip_vs_tunnel_xmit_v6",
 	"ip_vs_bypass_xmit", "ip_vs_bypass_xmit_v6", "ip_vs_null_xmit",
+}
+
+const lostChains = "what nftables decides: only the drop itself is seen, without chain and rule"
+
+// nftVerdicts is the row of a module's expressions that can give a verdict.
+func nftVerdicts(module string, functions ...string) HookRow {
+	return HookRow{
+		Name: module + "_verdict", Group: "netfilter", Hook: bpf.HookNFTChain, Module: module,
+		Attach: []Attachment{{BackendFexit, "fexit_nft_eval", functions}},
+		Tells:  "which rule gave a chain's verdict, where that is by an expression of " + module,
+		Lost:   "the rules whose verdict is by an expression of " + module,
+		Cost:   "one load, per packet and such expression",
+	}
+}
+
+// iptTable is the row of one IP version's iptables-legacy.
+func iptTable(module, function string) HookRow {
+	return HookRow{
+		Name: module, Group: "netfilter", Hook: bpf.HookIPTTable, Module: module,
+		Attach: []Attachment{{BackendFexit, "fexit_ipt_do_table", []string{function}}},
+		Tells:  "what a table of iptables-legacy decided at a hook",
+		Lost:   "what iptables-legacy decides: only the drop itself is seen",
+		Cost:   "one load, per packet and table",
+	}
 }
 
 // Hooks is the hook table: every hook once. Attaching, `waymark doctor` and
@@ -117,6 +142,31 @@ var Hooks = []HookRow{
 		Lost:  "that IPVS changed a reply's source",
 		Cost:  "one load, per reply through IPVS",
 	},
+	{
+		Name: "nft_chain_begin", Group: "netfilter", Hook: bpf.HookNFTChain, Module: "nf_tables",
+		Attach: []Attachment{{BackendFentry, "fentry_nft_do_chain", []string{"nft_do_chain"}}},
+		Tells:  "a packet comes to an nftables chain, with the mark it has then",
+		Lost:   lostChains,
+		Cost:   "one load, per packet and chain",
+	},
+	{
+		Name: "nft_chain", Group: "netfilter", Hook: bpf.HookNFTChain, Module: "nf_tables",
+		Attach: []Attachment{{BackendFexit, "fexit_nft_do_chain", []string{"nft_do_chain"}}},
+		Tells:  "what an nftables chain decided (also of iptables-nft): verdict, by a rule or by the policy",
+		Lost:   lostChains,
+		Cost:   "one load, per packet and chain",
+	},
+	nftVerdicts("nf_tables", "nft_immediate_eval", "nft_lookup_eval"),
+	nftVerdicts("nft_queue", "nft_queue_eval", "nft_queue_sreg_eval"),
+	nftVerdicts("nft_nat", "nft_nat_eval", "nft_nat_inet_eval"),
+	nftVerdicts("nft_masq", "nft_masq_eval", "nft_masq_ipv4_eval", "nft_masq_ipv6_eval", "nft_masq_inet_eval"),
+	nftVerdicts("nft_redir", "nft_redir_eval", "nft_redir_ipv4_eval", "nft_redir_ipv6_eval", "nft_redir_inet_eval"),
+	nftVerdicts("nft_reject_inet", "nft_reject_inet_eval"),
+	nftVerdicts("nft_reject_ipv4", "nft_reject_ipv4_eval"),
+	nftVerdicts("nft_reject_ipv6", "nft_reject_ipv6_eval"),
+	nftVerdicts("nft_compat", "nft_target_eval_xt"),
+	iptTable("ip_tables", "ipt_do_table"),
+	iptTable("ip6_tables", "ip6t_do_table"),
 	{
 		Name: "kfree_skb", Group: "drop", Hook: bpf.HookKfreeSkb,
 		Attach: []Attachment{{BackendRawTP, "kfree_skb", []string{"kfree_skb"}}},

@@ -40,7 +40,7 @@ type programs struct {
 	types    *btf.Cache
 	loading  sync.Mutex // of programs that use types
 	optional []*ebpf.Collection
-	running  map[string]*ebpf.Program // by hook row
+	running  map[string][]*ebpf.Program // by hook row
 	links    []link.Link
 	attached []string // names of the hook rows that are attached
 	backends map[string]Backend
@@ -126,7 +126,7 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &programs{spec: spec, types: types, running: map[string]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{}}
+	p := &programs{spec: spec, types: types, running: map[string][]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{}}
 	core := spec.Copy()
 	for name := range core.Programs {
 		if !coreProgram(name) {
@@ -162,7 +162,7 @@ func (p *programs) attachAll(groups []string) {
 		case !slices.Contains(groups, row.Group):
 		case row.Group == "device": // attached to each device, later
 			p.attached = append(p.attached, row.Name)
-			p.running[row.Name] = p.core.Programs[row.Attach[0].Program]
+			p.running[row.Name] = []*ebpf.Program{p.core.Programs[row.Attach[0].Program]}
 		default:
 			p.take(row, tries[i])
 		}
@@ -171,19 +171,19 @@ func (p *programs) attachAll(groups []string) {
 
 // attempt is what came of attaching a row.
 type attempt struct {
-	backend    Backend
-	prog       *ebpf.Program
-	collection *ebpf.Collection // of prog, if it is not a core program
-	links      []link.Link
-	err        error
+	backend     Backend
+	progs       []*ebpf.Program
+	collections []*ebpf.Collection // of progs that are not core programs
+	links       []link.Link
+	err         error
 }
 
 func (t *attempt) undo() {
 	for _, l := range t.links {
 		l.Close()
 	}
-	if t.collection != nil {
-		t.collection.Close()
+	for _, c := range t.collections {
+		c.Close()
 	}
 }
 
@@ -193,11 +193,9 @@ func (p *programs) take(row HookRow, t attempt) bool {
 		p.missing[row.Name] = t.err
 		return false
 	}
-	if t.collection != nil {
-		p.optional = append(p.optional, t.collection)
-	}
+	p.optional = append(p.optional, t.collections...)
 	p.links = append(p.links, t.links...)
-	p.running[row.Name], p.backends[row.Name] = t.prog, t.backend
+	p.running[row.Name], p.backends[row.Name] = t.progs, t.backend
 	p.attached = append(p.attached, row.Name)
 	p.exact = p.exact || row.Hook == bpf.HookKfreeSkbmem
 	delete(p.missing, row.Name)
@@ -231,8 +229,8 @@ func moduleLoaded(name string) bool {
 // try attaches a row by the first of its backends that works. It changes
 // nothing in p.
 func (p *programs) try(row HookRow) attempt {
-	if row.Listed && !moduleLoaded(row.Module) {
-		return attempt{err: fmt.Errorf("module %s is not loaded", row.Module)}
+	if row.Module != "" && !moduleLoaded(row.Module) && (row.Listed || !p.builtIn(row)) {
+		return attempt{err: fmt.Errorf("module %s is not loaded", row.Module)} // cheaper than to look for its functions
 	}
 	var errs []error
 	for _, a := range row.Attach {
@@ -246,24 +244,46 @@ func (p *programs) try(row HookRow) attempt {
 	return attempt{err: errors.Join(errs...)}
 }
 
+// builtIn tells whether the kernel itself has the first function of a row.
+func (p *programs) builtIn(row HookRow) bool {
+	p.loading.Lock()
+	defer p.loading.Unlock()
+	kernel, err := p.types.Kernel()
+	return err == nil && hasFunction(kernel, row.Attach[0].Symbols[0])
+}
+
+func hasFunction(types *btf.Spec, name string) bool {
+	var fn *btf.Func
+	return types.TypeByName(name, &fn) == nil
+}
+
 func (p *programs) tryOne(row HookRow, a Attachment) (t attempt) {
 	t.backend = a.Backend
 	if t.err = haveBackend(a.Backend); t.err != nil {
 		return t
 	}
-	if t.prog = p.core.Programs[a.Program]; t.prog == nil {
-		if t.collection, t.err = p.load(row, a); t.err != nil {
+	if prog := p.core.Programs[a.Program]; prog != nil {
+		t.progs = []*ebpf.Program{prog}
+	} else if t.collections, t.err = p.load(row, a); t.err != nil {
+		return t
+	}
+	for _, c := range t.collections {
+		t.progs = append(t.progs, c.Programs[a.Program])
+	}
+	for _, prog := range t.progs {
+		links, err := a.link(prog)
+		t.links = append(t.links, links...)
+		if t.err = err; err != nil {
 			return t
 		}
-		t.prog = t.collection.Programs[a.Program]
 	}
-	t.links, t.err = a.link(t.prog)
 	return t
 }
 
-// load loads one program, one at a time: decoding a module's types also decodes
-// the kernel's, which cilium/ebpf 0.22 does without the kernel types' lock.
-func (p *programs) load(row HookRow, a Attachment) (*ebpf.Collection, error) {
+// load loads a program, for fentry and fexit once for each function that the
+// kernel has. One program at a time: decoding a module's types also decodes the
+// kernel's, which cilium/ebpf 0.22 does without the kernel types' lock.
+func (p *programs) load(row HookRow, a Attachment) (loaded []*ebpf.Collection, err error) {
 	p.loading.Lock()
 	defer p.loading.Unlock()
 	opts := ebpf.CollectionOptions{MapReplacements: p.core.Maps, Cache: p.types}
@@ -272,7 +292,36 @@ func (p *programs) load(row HookRow, a Attachment) (*ebpf.Collection, error) {
 			opts.Programs.ExtraRelocationTargets = []*btf.Spec{types}
 		}
 	}
-	return ebpf.NewCollectionWithOptions(only(p.spec, a.Program), opts)
+	if a.Backend != BackendFentry && a.Backend != BackendFexit {
+		c, err := ebpf.NewCollectionWithOptions(only(p.spec, a.Program), opts)
+		if err != nil {
+			return nil, err
+		}
+		return []*ebpf.Collection{c}, nil
+	}
+	for _, function := range a.Symbols {
+		if len(a.Symbols) > 1 && !p.has(function, opts.Programs.ExtraRelocationTargets) {
+			continue
+		}
+		spec := only(p.spec, a.Program)
+		spec.Programs[a.Program].AttachTo = function
+		c, err := ebpf.NewCollectionWithOptions(spec, opts)
+		if err != nil {
+			return loaded, err
+		}
+		loaded = append(loaded, c)
+	}
+	if len(loaded) == 0 {
+		return nil, noneOf(a.Symbols)
+	}
+	return loaded, nil
+}
+
+// has tells whether the kernel or the module has a function.
+func (p *programs) has(function string, module []*btf.Spec) bool {
+	kernel, err := p.types.Kernel()
+	return err == nil && hasFunction(kernel, function) ||
+		slices.ContainsFunc(module, func(types *btf.Spec) bool { return hasFunction(types, function) })
 }
 
 // link attaches prog. On an error what was attached is returned as well.

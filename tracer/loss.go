@@ -68,18 +68,21 @@ func (l *lossWatch) since() []decoder.Loss {
 // (bpf_prog_inc_misses_counter, kernel/bpf/syscall.c). TC programs always run.
 func (l *lossWatch) misses() (losses []decoder.Loss) {
 	for _, row := range Hooks {
-		prog := l.programs.running[row.Name]
-		if prog == nil || row.Group == "device" {
+		if row.Group == "device" {
 			continue
 		}
-		stats, err := prog.Stats()
-		if err != nil {
-			continue // before 5.12 the kernel does not count them
+		var missed uint64
+		for _, prog := range l.programs.running[row.Name] {
+			stats, err := prog.Stats()
+			if err != nil {
+				continue // before 5.12 the kernel does not count them
+			}
+			missed += stats.RecursionMisses
 		}
-		if n := stats.RecursionMisses - l.missed[row.Name]; n > 0 {
+		if n := missed - l.missed[row.Name]; n > 0 {
 			losses = append(losses, decoder.Loss{Hook: uint16(row.Hook), Count: n, Kind: "missed"})
 		}
-		l.missed[row.Name] = stats.RecursionMisses
+		l.missed[row.Name] = missed
 	}
 	return losses
 }
