@@ -27,6 +27,7 @@ func explainDrop(f *dropFacts, d *Drop) {
 
 var (
 	noRouteFunctions = []string{"ip_error", "ip_rcv_finish*", "ip_route_input*", "ip6_pkt_discard*", "ip6_pkt_drop", "ip6_pkt_prohibit*", "ip6_rcv_finish*", "ip6_forward", "ip_forward", "dst_discard*"}
+	filterFunctions  = []string{"nft_do_chain*", "nf_hook_slow*"}
 	queueFunctions   = []string{"nf_queue", "__nf_queue"}
 )
 
@@ -68,6 +69,23 @@ var adviceTable = []adviceRow{
 		question: "M13", functions: verdictFunctions,
 		because: "the program behind the netfilter queue in {netns} said drop",
 		advice:  "ask the balancer in {netns}: `waymark lb flow-list` for a flow that matches {to}, `waymark lb show` for active targets",
+	},
+
+	// Chains.
+	{
+		functions: filterFunctions, when: droppedByRule,
+		because: "chain {chain} in {netns} drops it, by {filterRule}",
+		advice:  "see `nft -a list chain {chain}` in {netns} for the rule, and who made it",
+	},
+	{
+		question: "C9", functions: filterFunctions, when: droppedByPolicy,
+		because: "no rule of chain {chain} in {netns} takes it, and the chain's policy is drop",
+		advice:  "accept such packets in `nft list chain {chain}` in {netns}, or find out who set the policy",
+	},
+	{
+		functions: filterFunctions, when: droppedByIPTables,
+		because: "table {filterTable} of iptables in {netns} drops it at {filterHook}",
+		advice:  "see `iptables-legacy -t {filterTable} -vnL` (ip6tables-legacy for IPv6) in {netns} for the rule or policy whose counter grows",
 	},
 
 	// Routing.
@@ -292,6 +310,14 @@ func somebodyListens(f *dropFacts) bool {
 	q, _ := f.listeners()
 	return len(q) > 0
 }
+
+func droppedByRule(f *dropFacts) bool {
+	d := f.br.filter
+	return d != nil && !d.legacy && !d.Policy
+}
+
+func droppedByPolicy(f *dropFacts) bool   { return f.br.filter != nil && f.br.filter.Policy }
+func droppedByIPTables(f *dropFacts) bool { return f.br.filter != nil && f.br.filter.legacy }
 
 func lbNoFlow(f *dropFacts) bool   { return f.lb != nil && !f.lb.Accept && f.lb.Flow == "" }
 func lbNoTarget(f *dropFacts) bool { return f.lb != nil && !f.lb.Accept && f.lb.Flow != "" }

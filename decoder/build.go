@@ -32,16 +32,18 @@ type branch struct {
 	last     tuple
 	seen     bool // last is set
 	mark     uint32
-	drop     *Drop       // real loss
-	fate     *fateRow    // why the free as a drop was none
-	wait     *queueWait  // it is in a queue
-	ipvs     *RouteQuery // the lookup that IPVS does for it
-	judged   bool        // a queue's verdict was to drop it
-	lb       *LBDecision // what the balancer behind that queue decided, if known
-	segments int         // it was cut into so many
-	cutHop   int         // the hop that tells of that
-	freed    string      // symbol that freed it after normal use
-	freedT   uint64      // when, ns since the start
+	drop     *Drop            // real loss
+	fate     *fateRow         // why the free as a drop was none
+	wait     *queueWait       // it is in a queue
+	ipvs     *RouteQuery      // the lookup that IPVS does for it
+	filter   *NetfilterDetail // the last chain, if it dropped the packet
+	routed   int              // the first hop since dev that only a routed packet meets; 0: none
+	judged   bool             // a queue's verdict was to drop it
+	lb       *LBDecision      // what the balancer behind that queue decided, if known
+	segments int              // it was cut into so many
+	cutHop   int              // the hop that tells of that
+	freed    string           // symbol that freed it after normal use
+	freedT   uint64           // when, ns since the start
 }
 
 // build makes the journey of o.
@@ -116,6 +118,8 @@ func (b *builder) event(e *event) {
 		b.returned(br, e)
 	case bpf.HookIPVSForward, bpf.HookIPVSReply:
 		b.directed(br, e)
+	case bpf.HookNFTChain, bpf.HookIPTTable:
+		b.filtered(br, e)
 	case bpf.HookSkbClone:
 		b.copied(br, e)
 	case bpf.HookSkbSegment:
@@ -161,7 +165,7 @@ func (b *builder) device(br *branch, e *event) {
 	}
 	entered := br.dev == nil || br.dev.rec.Netns != e.rec.Netns
 	br.last, br.seen, br.mark = t, true, mark
-	br.dev, br.own, br.ipvs = e, true, nil
+	br.dev, br.own, br.ipvs, br.routed = e, true, nil, 0
 	if entered && hook == "ingress" && mark != 0 {
 		b.markedOnEntry(br, e)
 	}
@@ -193,7 +197,7 @@ func (b *builder) decided(br *branch, e *event) {
 	if b.bridged(prev, e) {
 		h := b.hop(br, e, GroupBridge, "forward")
 		h.Detail = &BridgeDetail{Bridge: b.master(prev)}
-		b.j.Hops = append(b.j.Hops, h)
+		b.insert(br, h)
 		return
 	}
 	b.routeHop(br, prev, e)

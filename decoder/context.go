@@ -22,6 +22,8 @@ type Context struct {
 	Clock     *Clock     `json:"clock,omitempty"`
 	Queues    *Queues    `json:"queues,omitempty"`
 	End       *End       `json:"end,omitempty"`
+
+	NetfilterRule *NetfilterRule `json:"netfilter_rule,omitempty"`
 }
 
 // Session is the first thing in every stream: who recorded, when, and the
@@ -104,6 +106,18 @@ type Nexthop struct {
 	Via   netip.Addr `json:"via,omitzero"`
 	Dev   string     `json:"dev,omitempty"`
 	Index uint32     `json:"index,omitempty"`
+}
+
+// NetfilterRule is one rule of nftables, which is told when it first decided
+// about a packet. The two handles name it for ever: a table or rule that takes
+// its place gets others.
+type NetfilterRule struct {
+	Netns       uint32 `json:"netns"`
+	TableHandle uint64 `json:"table_handle"`
+	Handle      uint64 `json:"handle"`
+	Table       string `json:"table"`
+	Chain       string `json:"chain"`
+	Text        string `json:"text,omitempty"` // as nft(8) writes it; "…" is what waymark cannot say
 }
 
 // Symbol names a kernel address: "nf_queue+0x21c".

@@ -143,6 +143,8 @@ func hookName(h uint16) string {
 		return "queue"
 	case bpf.HookIPVSForward, bpf.HookIPVSReply:
 		return "ipvs"
+	case bpf.HookNFTChain, bpf.HookIPTTable:
+		return "netfilter"
 	case 0:
 		return "kernel"
 	}

@@ -54,7 +54,7 @@ func (b *builder) lbHop(br *branch, prev, e *event, dropped bool) *LBDecision {
 		}
 	}
 	br.mark = e.rec.Mark
-	b.j.Hops = append(b.j.Hops, h)
+	b.insert(br, h)
 	return &d
 }
 
@@ -139,7 +139,7 @@ func (b *builder) routeHop(br *branch, prev, e *event) {
 	if d.Type != "" && d.Type != "local" {
 		h.Verdict = d.Type
 	}
-	b.j.Hops = append(b.j.Hops, h)
+	b.insert(br, h)
 }
 
 // lookup asks the rule sets that may have held for the first answer that fits

@@ -81,6 +81,14 @@ var routingFunctions = []string{
 	"dst_discard*", "__dev_queue_xmit", "neigh_*", "__neigh_*", "arp_*", "ndisc_*",
 }
 
+// filter is the chain that dropped the packet; empty if none is known.
+func (f *dropFacts) filter() *NetfilterDetail {
+	if f.br.filter == nil {
+		return &NetfilterDetail{}
+	}
+	return f.br.filter
+}
+
 func (f *dropFacts) inQueue() bool { return f.functionIs(verdictFunctions) }
 
 // routed tells whether a routing decision belongs before the drop.
@@ -278,7 +286,11 @@ var factTexts = map[string]func(*dropFacts) string{
 		}
 		return "ipv4"
 	},
-	"rp": func(f *dropFacts) string { return f.rpFilter() },
+	"chain":       func(f *dropFacts) string { return f.filter().place() },
+	"filterRule":  func(f *dropFacts) string { return f.filter().rule() },
+	"filterTable": func(f *dropFacts) string { return f.filter().Table },
+	"filterHook":  func(f *dropFacts) string { return f.filter().Hook },
+	"rp":          func(f *dropFacts) string { return f.rpFilter() },
 	"back": func(f *dropFacts) string {
 		res := f.wayBack()
 		switch {

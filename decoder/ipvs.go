@@ -91,6 +91,7 @@ func (b *builder) directed(br *branch, e *event) {
 		br.ipvs = &RouteQuery{Src: ipvsAddr(x.Vaddr, x.Af), Dst: ipvsAddr(x.Caddr, x.Af), IIF: "lo"}
 	}
 	b.j.Hops = append(b.j.Hops, h)
+	br.routed = 0 // it routes by itself
 }
 
 func (d *IPVSDetail) text(hook string) string {

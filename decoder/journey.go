@@ -23,14 +23,15 @@ const (
 
 // Groups of hops, as `--hooks` names them.
 const (
-	GroupDevice = "device"
-	GroupLB     = "lb"
-	GroupRoute  = "route"
-	GroupQueue  = "queue"
-	GroupIPVS   = "ipvs"
-	GroupBridge = "bridge"
-	GroupDrop   = "drop"
-	GroupFree   = "free"
+	GroupDevice    = "device"
+	GroupLB        = "lb"
+	GroupRoute     = "route"
+	GroupQueue     = "queue"
+	GroupIPVS      = "ipvs"
+	GroupNetfilter = "netfilter"
+	GroupBridge    = "bridge"
+	GroupDrop      = "drop"
+	GroupFree      = "free"
 )
 
 // WallTime is wall clock time in ns since the Unix epoch. Its text and JSON

@@ -233,6 +233,24 @@ func scenes() []scene {
 			},
 		},
 		{
+			name: "forward-drop", outcomes: []Outcome{Dropped}, question: "C9", reason: "NETFILTER_DROP", netns: "wm-meridio-lb",
+			packets: func(s *stream) {
+				request(s, 1).requestToLB().chain(chainExt("nfqlb", prerouting), nfAccept).
+					dropping(chainExt("forward", forward), 3*us).drop(nsLB, nsm1, us, rNetfilter, atNFTChain)
+			},
+		},
+		{
+			name: "rule-drop", outcomes: []Outcome{Dropped}, reason: "NETFILTER_DROP", netns: "wm-meridio-lb",
+			packets: func(s *stream) {
+				x := byRule(chainExt("forward", forward), "no-telnet", 12)
+				s.contexts(&Context{NetfilterRule: &NetfilterRule{
+					Netns: nsLB, TableHandle: tableHandle, Handle: 12, Table: "node", Chain: "no-telnet", Text: `tcp dport 23 counter drop comment "closed"`,
+				}})
+				x.Policy = nfAccept
+				request(s, 1).requestToLB().dropping(x, 3*us).drop(nsLB, nsm1, us, rNetfilter, atNFTChain)
+			},
+		},
+		{
 			name: "gso-cut", outcomes: []Outcome{Delivered},
 			packets: func(s *stream) {
 				p := s.tcp(1, 0, client4, 40000, vip4, 5000, ack)

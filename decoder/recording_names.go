@@ -136,6 +136,12 @@ func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, ext []byte, plac
 			b = append(b, d.text(ipvsHook(r))...)
 		}
 		b = append(b, ", "...)
+	case bpf.HookNFTChain, bpf.HookIPTTable:
+		if x, err := bpf.DecodeExt[bpf.NetfilterExt](ext); err == nil {
+			d := netfilterDetail(r, &x)
+			b = append(b, d.text(nfDecision(r.Verdict))...)
+		}
+		b = append(b, ", "...)
 	case bpf.HookQueueVerdict:
 		b = append(b, "queue's verdict: "...)
 		b = append(b, nfVerdict(r.Verdict)...)

@@ -66,6 +66,9 @@ func (w *TextWriter) Journey(j *Journey) error {
 		if d, ok := h.Detail.(*DropDetail); ok && d.Normal == "" && j.Drop != nil && i == j.dropHop() {
 			continue // the last line tells it in full
 		}
+		if d, ok := h.Detail.(*NetfilterDetail); ok && d.dull(h.Verdict) {
+			continue
+		}
 		w.line(h.TNs, h.place(), width, w.hop(h), h.markText())
 	}
 	w.last(j, width)
@@ -198,6 +201,8 @@ func (w *TextWriter) hop(h *Hop) string {
 		s = fmt.Sprintf("cut into %d segments, which go on by themselves", d.Segments)
 	case *IPVSDetail:
 		s = d.text(h.Hook)
+	case *NetfilterDetail:
+		s = d.text(h.Verdict)
 	case *BridgeDetail:
 		s = "bridge " + d.Bridge + " forwards"
 	case *CopyDetail:

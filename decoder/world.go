@@ -16,6 +16,7 @@ const (
 	maxDevices    = 1 << 14 // per namespace
 	maxSymbols    = 1 << 16
 	maxLosses     = 4096
+	maxRules      = 1 << 16
 )
 
 // world is what the contexts have said so far.
@@ -25,7 +26,14 @@ type world struct {
 	symbols map[uint64]string
 	reasons map[uint32]string
 	macs    map[string]*Device
+	rules   map[netfilterRuleID]*NetfilterRule
 	losses  []Loss // those that journeys still to be told may have had
+}
+
+// netfilterRuleID names a rule of nftables for ever.
+type netfilterRuleID struct {
+	netns       uint32
+	table, rule uint64 // handles
 }
 
 // view is one namespace as it was known at some point of the stream. A record
@@ -52,6 +60,7 @@ func newWorld() *world {
 		symbols: map[uint64]string{},
 		reasons: map[uint32]string{},
 		macs:    map[string]*Device{},
+		rules:   map[netfilterRuleID]*NetfilterRule{},
 	}
 }
 
@@ -85,6 +94,11 @@ func (w *world) apply(c *Context) {
 	case c.Reason != nil:
 		if len(w.reasons) < maxSymbols {
 			w.reasons[c.Reason.Number] = c.Reason.Name
+		}
+	case c.NetfilterRule != nil:
+		r := c.NetfilterRule
+		if len(w.rules) < maxRules {
+			w.rules[netfilterRuleID{r.Netns, r.TableHandle, r.Handle}] = r
 		}
 	case c.Loss != nil:
 		w.addLoss(*c.Loss)
