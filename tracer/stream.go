@@ -23,7 +23,8 @@ type stream struct {
 	symbols map[uint64]bool  // told, and whether it is a function of NFQUEUE
 	kernel  *symbols         // loaded when first needed
 	reasons map[uint32]string
-	named   map[uint32]bool // reasons told
+	named   map[uint32]bool        // reasons told
+	rules   map[netfilterRule]bool // looked for, and told if they were found
 	rec     bpf.Record
 	cut     []byte // a record shortened to the snapshot length asked for
 	read    uint64 // boot time: every record from before it was passed on
@@ -37,6 +38,7 @@ func newStream(opts Options, s decoder.Session) *stream {
 	return &stream{
 		opts: opts, session: s, sink: opts.Sink,
 		places: map[uint32]*told{}, symbols: map[uint64]bool{}, named: map[uint32]bool{},
+		rules: map[netfilterRule]bool{},
 	}
 }
 
@@ -62,7 +64,7 @@ func (s *stream) record(raw []byte) error {
 		return err
 	}
 	s.readTo(s.rec.TimeNs)
-	if err := s.needs(&s.rec); err != nil {
+	if err := s.needs(&s.rec, raw); err != nil {
 		return err
 	}
 	if cut := s.opts.SnapLen; len(snap) > cut {
@@ -79,7 +81,7 @@ func (s *stream) record(raw []byte) error {
 
 const snapLenOffset = unsafe.Offsetof(bpf.Record{}.SnapLen)
 
-func (s *stream) needs(r *bpf.Record) error {
+func (s *stream) needs(r *bpf.Record, raw []byte) error {
 	key := deviceKey{r.Netns, r.Ifindex}
 	slot := &s.recent[(r.Netns*31+r.Ifindex)%uint32(len(s.recent))]
 	if *slot != key {
@@ -104,6 +106,9 @@ func (s *stream) needs(r *bpf.Record) error {
 				return err
 			}
 		}
+	}
+	if bpf.Hook(r.Hook) == bpf.HookNFTChain {
+		return s.needsRule(r, raw)
 	}
 	if bpf.Hook(r.Hook) == bpf.HookKfreeSkb && !s.named[r.Reason] {
 		s.named[r.Reason] = true
