@@ -225,8 +225,8 @@ var adviceTable = []adviceRow{
 	// Filters.
 	{
 		reasons: []string{"NETFILTER_DROP"},
-		because: "a netfilter rule in {netns} drops it",
-		advice:  "see `nft list ruleset` or `iptables-save -c` in {netns} for the rule whose counter grows (a full conntrack table drops here as well)",
+		because: "a netfilter rule in {netns} drops it, or a chain's policy",
+		advice:  "`waymark trace` names the chain and the rule where the kernel has fentry; else see `nft list ruleset` or `iptables-save -c` in {netns} for the rule whose counter grows (a full conntrack table drops here as well)",
 	},
 	{
 		reasons: []string{"TC_INGRESS", "TC_EGRESS"},

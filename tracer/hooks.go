@@ -59,7 +59,7 @@ const lostChains = "what nftables decides: only the drop itself is seen, without
 // nftVerdicts is the row of a module's expressions that can give a verdict.
 func nftVerdicts(module string, functions ...string) HookRow {
 	return HookRow{
-		Name: module + "_verdict", Group: "netfilter", Hook: bpf.HookNFTChain, Module: module,
+		Name: module, Group: "netfilter", Hook: bpf.HookNFTChain, Module: module,
 		Attach: []Attachment{{BackendFexit, "fexit_nft_eval", functions}},
 		Tells:  "which rule gave a chain's verdict, where that is by an expression of " + module,
 		Lost:   "the rules whose verdict is by an expression of " + module,

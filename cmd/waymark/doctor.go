@@ -56,9 +56,9 @@ func printReport(w io.Writer, r tracer.Report) {
 			fmt.Fprintf(w, "     %-16s fix: %s\n", "", c.Fix)
 		}
 	}
-	fmt.Fprintf(w, "\n     %-20s %-8s %-13s %s\n", "hook", "group", "backend", "tells")
+	fmt.Fprintf(w, "\n     %-20s %-9s %-13s %s\n", "hook", "group", "backend", "tells")
 	for _, h := range r.Hooks {
-		fmt.Fprintf(w, "%-4s %-20s %-8s %-13s %s\n", mark(h.Available), h.Name, h.Group, h.Backend, h.Tells)
+		fmt.Fprintf(w, "%-4s %-20s %-9s %-13s %s\n", mark(h.Available), h.Name, h.Group, h.Backend, h.Tells)
 		if !h.Available {
 			fmt.Fprintf(w, "     %-20s lost: %s\n", "", h.Lost)
 			fmt.Fprintf(w, "     %-20s why:  %s\n", "", h.Why)
