@@ -7,6 +7,7 @@ package decoder
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"waymark/bpf"
@@ -139,7 +140,7 @@ func (b *builder) insert(br *branch, h Hop) {
 		return
 	}
 	h.TNs = b.j.Hops[at].TNs
-	b.j.Hops = append(b.j.Hops[:at], append([]Hop{h}, b.j.Hops[at:]...)...)
+	b.j.Hops = slices.Insert(b.j.Hops, at, h)
 	for i := range b.branches {
 		for _, index := range []*int{&b.branches[i].routed, &b.branches[i].cutHop} {
 			if *index >= at {
