@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os/exec"
 	"runtime"
 	"testing"
 	"unsafe"
@@ -24,6 +25,10 @@ func TestIPTablesLegacyIsTold(t *testing.T) {
 	ns, err := place.Find(w.Namespace("node"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	// iptables-legacy asks for its module itself.
+	if out, err := exec.Command("modprobe", "iptable_filter").CombinedOutput(); err != nil {
+		t.Logf("modprobe iptable_filter: %v: %s", err, out)
 	}
 	if err := ns.Do(dropForwarded); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOPROTOOPT) {
 		t.Skipf("SKIPPED: this kernel has no iptables-legacy: %v", err)

@@ -92,14 +92,15 @@ func TestTraceTellsWhatNetfilterDecides(t *testing.T) {
 				`postrouting kube postrouting: accept by oifname "eth0" ip daddr != 10.0.0.0/8 counter masquerade`,
 			}},
 			{"hairpin", false, "tcp any 10.8.0.11:80", []string{
-				"prerouting kube services > p1-4: accept by counter dnat to 10.4.0.11:8080",
+				"prerouting kube services > pod-1-4: accept by counter dnat to 10.4.0.11:8080",
 				"forward kube forward: accept by policy",
 				"postrouting kube postrouting: accept by meta mark & 0x4000 != 0x0 meta mark set meta mark & 0xffffbfff counter masquerade",
 			}},
 		},
 		"ipvs": {
 			{"direct", false, "tcp any 10.54.213.148:8012", []string{
-				"prerouting nat PREROUTING > RAVEL-SEP-: accept by counter dnat to",
+				"prerouting nat PREROUTING > RAVEL-SEP-2XTA5SGSZ54GODVP: accept by counter dnat to 192.168.10.2:8080",
+				"postrouting nat POSTROUTING > KUBE-POSTROUTING: accept by meta mark & 0x4000 != 0x0 counter masquerade",
 			}},
 		},
 	} {
