@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netns"
@@ -43,114 +45,120 @@ func (j *journey) chains() []string {
 	return lines
 }
 
-// traceSYN traces one connection and returns its first packet.
-func traceSYN(t *testing.T, w *scenarios.World, traffic scenarios.Traffic, filter ...string) *journey {
+// needChains skips a test where the kernel cannot show chains, as doctor says;
+// asking that would take longer than the test.
+func needChains(t *testing.T) {
 	t.Helper()
-	args := append([]string{"trace", "-o", "json"}, netnsFlags(w)...)
-	tr := start(t, append(args, filter...)...)
-	traffic.Timeout = 300 * time.Millisecond
-	if _, err := w.Send(ctxBackground, traffic, nil); err != nil {
-		t.Fatal(err)
+	if err := features.HaveProgramType(ebpf.Tracing); err != nil {
+		t.Skipf("SKIPPED: this kernel does not show chains: %v", err)
+	}
+}
+
+// traceSYNs traces while traffic is sent, and returns the first packet of the first
+// connection to each destination.
+func traceSYNs(t *testing.T, w *scenarios.World, traffic ...scenarios.Traffic) map[string]*journey {
+	t.Helper()
+	tr := start(t, append(append([]string{"trace", "-o", "json"}, netnsFlags(w)...), "tcp")...)
+	for _, x := range traffic {
+		x.Timeout = 300 * time.Millisecond
+		if _, err := w.Send(ctxBackground, x, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	all := parseJourneys(t, tr.stop(t))
-	syn := find(all, func(j *journey) bool { return j.Packet.Flags == "S" && !j.Reply })
-	if syn == nil {
-		dump(t, all)
-		t.Fatal("no journey of the SYN")
+	syns := map[string]*journey{}
+	for i := range all {
+		if j := &all[i]; j.Packet.Flags == "S" && syns[j.Packet.Dst] == nil {
+			syns[j.Packet.Dst] = j
+		}
 	}
-	return syn
+	return syns
+}
+
+func wantChains(t *testing.T, syns map[string]*journey, dst string, want ...string) {
+	t.Helper()
+	if syns[dst] == nil {
+		t.Errorf("no journey of a SYN to %s", dst)
+		return
+	}
+	if got := syns[dst].chains(); !slices.Equal(got, want) {
+		t.Errorf("chains\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+	}
 }
 
 // TestTraceTellsWhatNetfilterDecides: which chains a connection's first packet
-// passes, and which rule decided about it.
+// passes in the Meridio lab, and which rule queues it.
 func TestTraceTellsWhatNetfilterDecides(t *testing.T) {
-	type way struct {
-		to     string
-		v6     bool
-		filter string
-		want   []string
-	}
-	for lab, ways := range map[string][]way{
-		"meridio": {
-			{"", false, "tcp any 10.0.0.1:5000", []string{
-				"prerouting meridio-defrag pre-defrag: accept by policy",
-				"prerouting meridio-defrag in: accept by ct state untracked accept",
-				"prerouting meridio-nfqlb nfqlb: queue by ip daddr @ipv4-vips counter queue to 0-3",
-				"postrouting meridio-metrics target-hits: accept by policy",
-			}},
-			{"", true, "tcp any [1000::1:a00:1]:5000", []string{
-				"prerouting meridio-defrag pre-defrag: accept by policy",
-				"prerouting meridio-defrag in: accept by ct state untracked accept",
-				"prerouting meridio-nfqlb nfqlb: queue by ip6 daddr @ipv6-vips counter queue to 0-3",
-				"postrouting meridio-metrics target-hits: accept by policy",
-			}},
-		},
-		"cbr0": {
-			{"internet", false, "tcp any 203.0.113.9:8080", []string{
-				"prerouting kube services: accept by policy",
-				"forward kube forward: accept by policy",
-				`postrouting kube postrouting: accept by oifname "eth0" ip daddr != 10.0.0.0/8 counter masquerade`,
-			}},
-			{"hairpin", false, "tcp any 10.8.0.11:80", []string{
-				"prerouting kube services > pod-1-4: accept by counter dnat to 10.4.0.11:8080",
-				"forward kube forward: accept by policy",
-				"postrouting kube postrouting: accept by meta mark & 0x4000 != 0x0 meta mark set meta mark & 0xffffbfff counter masquerade",
-			}},
-		},
-		"ipvs": {
-			{"direct", false, "tcp any 10.54.213.148:8012", []string{
-				"prerouting nat PREROUTING > RAVEL-SEP-2XTA5SGSZ54GODVP: accept by counter dnat to 192.168.10.2:8080",
-				"postrouting nat POSTROUTING > KUBE-POSTROUTING: accept by meta mark & 0x4000 != 0x0 counter masquerade",
-			}},
-		},
+	needChains(t)
+	w := labUpFor(t)
+	syns := traceSYNs(t, w, scenarios.Traffic{}, scenarios.Traffic{IPv6: true})
+	for dst, queue := range map[string]string{
+		"10.0.0.1":      "ip daddr @ipv4-vips counter queue to 0-3",
+		"1000::1:a00:1": "ip6 daddr @ipv6-vips counter queue to 0-3",
 	} {
-		t.Run(lab, func(t *testing.T) {
-			w := labUpWith(t, scenarios.Options{Lab: lab})
-			if !hookAvailable(t, "nft_chain") {
-				t.Skip("SKIPPED: this kernel does not show chains: doctor says so")
-			}
-			for _, tt := range ways {
-				syn := traceSYN(t, w, scenarios.Traffic{To: tt.to, IPv6: tt.v6}, strings.Fields(tt.filter)...)
-				if got := syn.chains(); !slices.Equal(got, tt.want) {
-					t.Errorf("chains\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(tt.want, "\n  "))
-				}
-			}
-		})
+		wantChains(t, syns, dst,
+			"prerouting meridio-defrag pre-defrag: accept by policy",
+			"prerouting meridio-defrag in: accept by ct state untracked accept",
+			"prerouting meridio-nfqlb nfqlb: queue by "+queue,
+			"postrouting meridio-metrics target-hits: accept by policy")
 	}
 }
 
-// TestNetfilterDropsAreExplained: a policy and a rule drop, in the lab's forward
-// chain.
+// TestTraceTellsJumpsOfChains: a realserver's rules, four chains deep.
+func TestTraceTellsJumpsOfChains(t *testing.T) {
+	needChains(t)
+	w := labUpWith(t, scenarios.Options{Lab: "ipvs"})
+	wantChains(t, traceSYNs(t, w, scenarios.Traffic{To: "direct"}), "10.54.213.148",
+		"prerouting nat PREROUTING > RAVEL-SEP-2XTA5SGSZ54GODVP: accept by counter dnat to 192.168.10.2:8080",
+		"postrouting nat POSTROUTING > KUBE-POSTROUTING: accept by meta mark & 0x4000 != 0x0 counter masquerade")
+}
+
+// TestNetfilterDropsAreExplained: address translation in the cbr0 lab, then what
+// a policy, a rule and a table of iptables-legacy drop in its forward hook.
 func TestNetfilterDropsAreExplained(t *testing.T) {
+	needChains(t)
 	w := labUpWith(t, scenarios.Options{Lab: "cbr0"})
-	if !hookAvailable(t, "nft_chain") {
-		t.Skip("SKIPPED: this kernel does not show chains: doctor says so")
+	const ext4, ext6 = "203.0.113.9", "2001:db8:113::9"
+	internet4, internet6 := scenarios.Traffic{To: "internet"}, scenarios.Traffic{To: "internet", IPv6: true}
+
+	syns := traceSYNs(t, w, internet4, scenarios.Traffic{To: "hairpin"})
+	wantChains(t, syns, ext4,
+		"prerouting kube services: accept by policy",
+		"forward kube forward: accept by policy",
+		`postrouting kube postrouting: accept by oifname "eth0" ip daddr != 10.0.0.0/8 counter masquerade`)
+	wantChains(t, syns, "10.8.0.11",
+		"prerouting kube services > pod-1-4: accept by counter dnat to 10.4.0.11:8080",
+		"forward kube forward: accept by policy",
+		"postrouting kube postrouting: accept by meta mark & 0x4000 != 0x0 meta mark set meta mark & 0xffffbfff counter masquerade")
+
+	if err := w.Fault(ctxBackground, "forward-drop"); err != nil {
+		t.Fatal(err)
 	}
-	toInternet := map[bool][]string{false: {"tcp", "any", "203.0.113.9:8080"}, true: {"tcp", "any", "[2001:db8:113::9]:8080"}}
-	for _, v6 := range []bool{false, true} {
-		if err := w.Fault(ctxBackground, "forward-drop"); err != nil {
-			t.Fatal(err)
-		}
-		syn := traceSYN(t, w, scenarios.Traffic{To: "internet", IPv6: v6}, toInternet[v6]...)
-		if err := w.Clear(ctxBackground, "forward-drop"); err != nil {
-			t.Fatal(err)
-		}
-		wantDrop(t, syn, "no rule of chain inet kube forward in wm-cbr0-node takes it, and the chain's policy is drop")
-		if c := syn.chains(); len(c) == 0 || c[len(c)-1] != "forward kube forward: drop by policy" {
-			t.Errorf("chains %q", c)
-		}
+	syns = traceSYNs(t, w, internet4, internet6)
+	if err := w.Clear(ctxBackground, "forward-drop"); err != nil {
+		t.Fatal(err)
 	}
+	for _, dst := range []string{ext4, ext6} {
+		wantChains(t, syns, dst, "prerouting kube services: accept by policy", "forward kube forward: drop by policy")
+		wantDrop(t, syns[dst], "no rule of chain inet kube forward in wm-cbr0-node takes it, and the chain's policy is drop")
+	}
+
+	// The rule drops both, but iptables comes before it, and is IPv4.
 	handle := closePort(t, w.Namespace("node"))
-	syn := traceSYN(t, w, scenarios.Traffic{To: "internet"}, toInternet[false]...)
-	wantDrop(t, syn, fmt.Sprintf("chain inet kube closed in wm-cbr0-node drops it, by rule %d: tcp dport 8080 counter drop", handle))
-	if c := syn.chains(); len(c) == 0 || c[len(c)-1] != "forward kube forward > closed: drop by tcp dport 8080 counter drop" {
-		t.Errorf("chains %q", c)
+	legacy := dropByIPTables(t, w.Namespace("node"))
+	syns = traceSYNs(t, w, internet4, internet6)
+	wantChains(t, syns, ext6, "prerouting kube services: accept by policy", "forward kube forward > closed: drop by tcp dport 8080 counter drop")
+	wantDrop(t, syns[ext6], fmt.Sprintf("chain inet kube closed in wm-cbr0-node drops it, by rule %d: tcp dport 8080 counter drop", handle))
+	if legacy {
+		wantChains(t, syns, ext4, "prerouting kube services: accept by policy", "forward filter forward: drop")
+		wantDrop(t, syns[ext4], "table filter of iptables in wm-cbr0-node drops it at forward")
 	}
 }
 
 func wantDrop(t *testing.T, j *journey, because string) {
 	t.Helper()
 	switch {
+	case j == nil:
 	case j.Drop == nil:
 		t.Errorf("%s is not dropped: %s", j.ID, j.Outcome)
 	case j.Drop.Because != because:
