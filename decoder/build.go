@@ -42,6 +42,7 @@ type branch struct {
 	cutHop   int         // the hop that tells of that
 	freed    string      // symbol that freed it after normal use
 	freedT   uint64      // when, ns since the start
+	told     uint64      // time of its latest hop, ns since the start
 }
 
 // build makes the journey of o.
@@ -132,6 +133,7 @@ func (b *builder) hop(br *branch, e *event, group, hook string) Hop {
 	if !br.root {
 		h.Trail = br.trail
 	}
+	br.told = h.TNs
 	return h
 }
 
