@@ -23,6 +23,15 @@ type QueueExt = WaymarkQueueExt
 // IPVSExt is what records of the ipvs group carry besides (struct ipvs_ext).
 type IPVSExt = WaymarkIpvsExt
 
+// NATExt is what records of a change of addresses carry besides (struct nat_ext).
+type NATExt = WaymarkNatExt
+
+// ConntrackExt is what records of conntrack carry besides (struct conntrack_ext).
+type ConntrackExt = WaymarkConntrackExt
+
+// BridgeExt is what records of the bridge group carry besides (struct bridge_ext).
+type BridgeExt = WaymarkBridgeExt
+
 // RecordSize is the size of the header in bytes.
 const RecordSize = int(unsafe.Sizeof(Record{}))
 
@@ -31,18 +40,22 @@ type Hook = WaymarkHook
 
 // The hooks. Their numbers are stored in recordings.
 const (
-	HookTCIngress    = WaymarkHookHOOK_TC_INGRESS
-	HookTCEgress     = WaymarkHookHOOK_TC_EGRESS
-	HookKfreeSkb     = WaymarkHookHOOK_KFREE_SKB
-	HookQueueEnter   = WaymarkHookHOOK_QUEUE_ENTER
-	HookQueueVerdict = WaymarkHookHOOK_QUEUE_VERDICT
-	HookConsumeSkb   = WaymarkHookHOOK_CONSUME_SKB
-	HookKfreeSkbmem  = WaymarkHookHOOK_KFREE_SKBMEM
-	HookSkbClone     = WaymarkHookHOOK_SKB_CLONE
-	HookIPVSForward  = WaymarkHookHOOK_IPVS_FORWARD
-	HookIPVSReply    = WaymarkHookHOOK_IPVS_REPLY
-	HookSkbSegment   = WaymarkHookHOOK_SKB_SEGMENT
-	HookMax          = WaymarkHookHOOK_MAX
+	HookTCIngress     = WaymarkHookHOOK_TC_INGRESS
+	HookTCEgress      = WaymarkHookHOOK_TC_EGRESS
+	HookKfreeSkb      = WaymarkHookHOOK_KFREE_SKB
+	HookQueueEnter    = WaymarkHookHOOK_QUEUE_ENTER
+	HookQueueVerdict  = WaymarkHookHOOK_QUEUE_VERDICT
+	HookConsumeSkb    = WaymarkHookHOOK_CONSUME_SKB
+	HookKfreeSkbmem   = WaymarkHookHOOK_KFREE_SKBMEM
+	HookSkbClone      = WaymarkHookHOOK_SKB_CLONE
+	HookIPVSForward   = WaymarkHookHOOK_IPVS_FORWARD
+	HookIPVSReply     = WaymarkHookHOOK_IPVS_REPLY
+	HookSkbSegment    = WaymarkHookHOOK_SKB_SEGMENT
+	HookNAT           = WaymarkHookHOOK_NAT
+	HookConntrack     = WaymarkHookHOOK_CONNTRACK
+	HookBridgeForward = WaymarkHookHOOK_BRIDGE_FORWARD
+	HookBridgeFlood   = WaymarkHookHOOK_BRIDGE_FLOOD
+	HookMax           = WaymarkHookHOOK_MAX
 )
 
 // What is special about a record (enum record_flags).
@@ -85,7 +98,9 @@ func (r *Record) Encode(ext, snapshot []byte) []byte {
 }
 
 // Ext is what records of some groups carry besides.
-type Ext interface{ QueueExt | IPVSExt }
+type Ext interface {
+	QueueExt | IPVSExt | NATExt | ConntrackExt | BridgeExt
+}
 
 // DecodeExt reads a record's hook part. It fails if that is too short; of a
 // longer one, which a newer waymark wrote, it takes what it knows.
@@ -108,6 +123,15 @@ const (
 	IPVSNew  = uint8(WaymarkIpvsFlagsIPVS_NEW)
 	IPVSDest = uint8(WaymarkIpvsFlagsIPVS_DEST)
 )
+
+// NATMasquerade: the connection's source is masqueraded (enum nat_flags).
+const NATMasquerade = uint8(WaymarkNatFlagsNAT_MASQUERADE)
+
+// ConntrackFound: the packet's connection has an entry (enum conntrack_flags).
+const ConntrackFound = uint8(WaymarkConntrackFlagsCONNTRACK_FOUND)
+
+// BridgeNetfilter: br_netfilter saw the frame (enum bridge_flags).
+const BridgeNetfilter = uint8(WaymarkBridgeFlagsBRIDGE_NETFILTER)
 
 // SrcAddr is the source address, IPv4 as IPv4; invalid if the packet is not IP.
 func (r *Record) SrcAddr() netip.Addr { return r.addr(r.Src) }

@@ -143,6 +143,10 @@ func hookName(h uint16) string {
 		return "queue"
 	case bpf.HookIPVSForward, bpf.HookIPVSReply:
 		return "ipvs"
+	case bpf.HookNAT, bpf.HookConntrack:
+		return "nat"
+	case bpf.HookBridgeForward, bpf.HookBridgeFlood:
+		return "bridge"
 	case 0:
 		return "kernel"
 	}

@@ -28,6 +28,7 @@ const (
 	GroupRoute  = "route"
 	GroupQueue  = "queue"
 	GroupIPVS   = "ipvs"
+	GroupNAT    = "nat"
 	GroupBridge = "bridge"
 	GroupDrop   = "drop"
 	GroupFree   = "free"
@@ -140,11 +141,6 @@ type RouteDetail struct {
 	Contradiction string       `json:"contradiction,omitempty"`
 }
 
-// BridgeDetail names the bridge that passed the frame on (bridge/forward).
-type BridgeDetail struct {
-	Bridge string `json:"bridge"`
-}
-
 // DropDetail is where and why the kernel freed the packet (drop/kfree_skb).
 type DropDetail struct {
 	Reason string `json:"reason"`
@@ -165,7 +161,6 @@ type SegmentDetail struct {
 func (*SegmentDetail) detail() {}
 func (*LBDetail) detail()      {}
 func (*RouteDetail) detail()   {}
-func (*BridgeDetail) detail()  {}
 func (*DropDetail) detail()    {}
 func (*CopyDetail) detail()    {}
 
