@@ -39,6 +39,9 @@ enum bpf_map_type {
 /* include/uapi/linux/pkt_cls.h: go on with the next program or filter. */
 #define TC_ACT_UNSPEC (-1)
 
+/* include/linux/socket.h */
+#define AF_INET 2
+
 /* include/uapi/linux/if_ether.h */
 #define ETH_HLEN     14
 #define ETH_P_IP     0x0800

@@ -12,7 +12,6 @@
 #include "probe.h"
 #include "reply.h"
 
-#define AF_INET	   2   /* include/linux/socket.h */
 #define NFCT_MASK  7ul /* NFCT_INFOMASK of include/linux/skbuff.h */
 #define MANIP_SRC  0   /* NF_NAT_MANIP_SRC of include/uapi/linux/netfilter/nf_nat.h */
 #define IP_CT_ORIG 0   /* IP_CT_DIR_ORIGINAL of nf_conntrack_tuple_common.h */
@@ -63,11 +62,10 @@ static __always_inline bool is_masqueraded(struct nf_conn *ct)
 }
 
 /* Answers to this connection are wanted although the filter does not know them. */
-static __always_inline void learn_reply(struct nf_conntrack_tuple *t)
+static __always_inline void learn_tuple(struct nf_conntrack_tuple *t)
 {
 	__u16 family = BPF_CORE_READ(t, src.l3num);
 	struct reply_key key = {};
-	__u8 yes = 1;
 
 	read_addr(key.src, __builtin_preserve_access_index(&t->src.u3), family);
 	read_addr(key.dst, __builtin_preserve_access_index(&t->dst.u3), family);
@@ -75,10 +73,7 @@ static __always_inline void learn_reply(struct nf_conntrack_tuple *t)
 	key.sport = BPF_CORE_READ(t, src.u.all);
 	if (wants_ports(key.proto))
 		key.dport = BPF_CORE_READ(t, dst.u.all);
-	if (bpf_map_lookup_elem(&replies, &key))
-		return;
-	bpf_map_update_elem(&replies, &key, &yes, BPF_ANY);
-	replies_known = 1;
+	learn_reply(&key);
 }
 
 static __always_inline int nat_hook(struct sk_buff *skb, struct nf_conn *ct, __u32 manip, __u32 dir)
@@ -108,7 +103,7 @@ static __always_inline int nat_hook(struct sk_buff *skb, struct nf_conn *ct, __u
 		ext->flags |= NAT_MASQUERADE;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
 	if (learn_replies && dir == IP_CT_ORIG)
-		learn_reply(other);
+		learn_tuple(other);
 	return 0;
 }
 

@@ -3,9 +3,9 @@
  * reply.h: the answers to a packet whose addresses were changed on the way.
  *
  * The filter knows the addresses before the change; until they are changed
- * back, the answers have others and would not match. Conntrack knows them, so
- * they are noted when a followed packet is translated (nat.c), and packets
- * that enter or leave a device are compared with them (device.c).
+ * back, the answers have others and would not match. Conntrack and IPVS know
+ * them, so they are noted when a followed packet is translated (nat.c, ipvs.c),
+ * and packets that enter or leave a device are compared with them (device.c).
  */
 #ifndef WAYMARK_REPLY_H
 #define WAYMARK_REPLY_H
@@ -43,6 +43,16 @@ static __always_inline bool wants_ports(__u8 proto)
 {
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_UDPLITE ||
 	       proto == IPPROTO_SCTP;
+}
+
+static __always_inline void learn_reply(const struct reply_key *key)
+{
+	__u8 yes = 1;
+
+	if (bpf_map_lookup_elem(&replies, key))
+		return;
+	bpf_map_update_elem(&replies, key, &yes, BPF_ANY);
+	replies_known = 1;
 }
 
 /* Not inline: the path of almost every packet stays short. */
