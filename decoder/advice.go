@@ -202,6 +202,11 @@ var adviceTable = []adviceRow{
 		advice:  "see `bridge vlan` and `bridge -d link` in {netns}",
 	},
 	{
+		question: "G7", functions: []string{"br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "br_forward_finish"}, when: tooBig,
+		because: "it is bigger than {netns}/{dev} takes (MTU {mtu}), and a bridge tells nobody",
+		advice:  "give the bridge, its ports and what is behind them the same MTU",
+	},
+	{
 		question: "M22", functions: []string{"br_handle_frame*", "br_dev_xmit", "br_pass_frame_up"},
 		because: "the bridge of {netns}/{dev} is down, or the port is not forwarding",
 		advice:  "see `ip link` and `bridge link` in {netns}",
@@ -306,6 +311,9 @@ var adviceTable = []adviceRow{
 
 // The conditions of the table.
 
+func tooBig(f *dropFacts) bool {
+	return f.device != nil && f.device.MTU > 0 && f.ipLen() > f.device.MTU
+}
 func bridgeChose(f *dropFacts) bool   { return f.br.switched }
 func bridgeBlocked(f *dropFacts) bool { return f.br.switched && f.br.blocked != "" }
 func hairpinOff(f *dropFacts) bool    { return f.br.switched && f.br.blocked == blockedHairpin }

@@ -15,6 +15,7 @@ const (
 	portBlocking          = 4
 	portForwarding        = 3
 	atFinish       uint64 = 0xffffffff82000200
+	atPush         uint64 = 0xffffffff82000300
 )
 
 // bridge notes a decision of px's bridge about p, which is at dev.
@@ -80,6 +81,16 @@ func bridgeScenes() []scene {
 		{
 			name: "bridge-blocking", outcomes: []Outcome{Dropped}, question: "M22", netns: netns,
 			packets: func(s *stream) { drops(s, bpf.BridgeExt{Out: pxToLB, PortState: portBlocking}) },
+		},
+		{
+			name: "bridge-mtu", outcomes: []Outcome{Dropped}, question: "G7", netns: netns,
+			world: func(w *trench) { w.devices[9].Device.MTU = 1400 },
+			packets: func(s *stream) {
+				s.contexts(&Context{Symbol: &Symbol{Addr: atPush, Name: "br_dev_queue_push_xmit+0x11 [bridge]"}})
+				p := s.tcp(1, 0, client4, 40000, vip4, 5000, ack)
+				p.app = make([]byte, 1361) // one more than fits behind 40 bytes of headers
+				p.in(nsPX, pxToLB, 0).bridge(bpf.HookBridgeForward, pxToLB, to(pxToT2)).drop(nsPX, pxToT2, us, rNotSpecified, atPush)
+			},
 		},
 		{
 			name: "bridge-vlan", outcomes: []Outcome{Dropped}, question: "M22", netns: netns,

@@ -89,6 +89,11 @@ func (f *dropFacts) routed() bool {
 		f.prev != nil && bpf.Hook(f.prev.rec.Hook) == bpf.HookTCIngress && !f.reversePath()
 }
 
+// ipLen is the packet's length from the network header on.
+func (f *dropFacts) ipLen() int {
+	return int(describePacket(f.rec, f.b.o.snapshot(f.e)).Len)
+}
+
 // lookup is what routing says about the packet; nil: no rules are known.
 func (f *dropFacts) lookup() *RouteResult {
 	if !f.routeSet && f.dst.IsValid() {

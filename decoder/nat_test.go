@@ -107,6 +107,20 @@ func natScenes() []scene {
 			},
 		},
 		{
+			// The route is looked up for what the destination has become.
+			name: "nat-unroutable", outcomes: []Outcome{Dropped}, reason: "IP_INNOROUTES", netns: "wm-meridio-lb",
+			world: func(w *trench) {
+				noBalancer(w)
+				r := w.routing[nsLB]
+				r.Routes = append(r.Routes, route(254, "172.16.9.0/24", "blackhole", "", ""))
+			},
+			question: "M19",
+			packets: func(s *stream) {
+				p := s.tcp(1, 0, client4, 40000, "10.9.0.1", 80, syn).in(nsLB, nsm1, 0)
+				p.manip(manipDst, original, 0, "172.16.9.6", 8080).drop(nsLB, nsm1, 2*us, rInNoRoutes, atIPError)
+			},
+		},
+		{
 			name: "conntrack-full", outcomes: []Outcome{Dropped}, reason: "NETFILTER_DROP", netns: "wm-meridio-lb", world: noBalancer,
 			packets: func(s *stream) {
 				netfilterDrop(s)
