@@ -8,6 +8,7 @@
  * whatever else is attached.
  */
 #include "trail.h"
+#include "reply.h"
 
 /*
  * Write the record of a packet that matched or may be tracked. Not inline:
@@ -25,7 +26,7 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 	__s64 n;
 
 	t = bpf_map_lookup_elem(&trails, &key);
-	if (!t && !matched && !filter_tc(ctx))
+	if (!t && !matched && !wanted(ctx))
 		return TC_ACT_UNSPEC;
 
 	st = stats_of(hook);
@@ -66,7 +67,7 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 		trail_go_on(t, rec);
 	} else {
 		/* Another packet in the memory of one whose free was not seen. */
-		if (t && !matched && !filter_tc(ctx)) {
+		if (t && !matched && !wanted(ctx)) {
 			trail_end(key, low);
 			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
 			return TC_ACT_UNSPEC;
@@ -83,7 +84,7 @@ static __always_inline int device_hook(struct __sk_buff *ctx, enum hook hook)
 {
 	if (maybe_tracked(low32(ctx)))
 		return device_record(ctx, hook, false);
-	if (filter_tc(ctx))
+	if (wanted(ctx))
 		return device_record(ctx, hook, true);
 	return TC_ACT_UNSPEC;
 }

@@ -10,8 +10,10 @@
  * come back through the director only with masq, through handle_response.
  */
 #include "probe.h"
+#include "reply.h"
 
-#define IP_VS_CONN_F_FWD_MASK 7 /* include/uapi/linux/ip_vs.h */
+#define IP_VS_CONN_F_MASQ     0 /* include/uapi/linux/ip_vs.h */
+#define IP_VS_CONN_F_FWD_MASK 7
 
 static __always_inline void ipvs_connection(struct ipvs_ext *ext, struct ip_vs_conn *cp)
 {
@@ -40,13 +42,39 @@ static __always_inline void ipvs_connection(struct ipvs_ext *ext, struct ip_vs_c
 				  BPF_CORE_READ(dest, svc, scheduler, name));
 }
 
+static __always_inline void ipvs_addr(__u8 *addr, const __u8 *from, __u8 af)
+{
+	if (af == AF_INET)
+		map_v4(addr, from);
+	else
+		__builtin_memcpy(addr, from, 16);
+}
+
+/* What the destination answers, before it gets the service's address again. */
+static __always_inline void learn_masq(const struct ipvs_ext *ext)
+{
+	struct reply_key key = {};
+
+	ipvs_addr(key.src, ext->daddr, ext->daf);
+	ipvs_addr(key.dst, ext->caddr, ext->af);
+	key.sport = ext->dport;
+	key.dport = ext->cport;
+	key.proto = ext->protocol;
+	learn_reply(&key);
+}
+
 static __always_inline int ipvs_hook(struct sk_buff *skb, struct ip_vs_conn *cp, enum hook hook)
 {
 	struct record *rec = waypoint(skb, hook, sizeof(struct ipvs_ext));
 
+	struct ipvs_ext *ext;
+
 	if (!rec)
 		return 0;
-	ipvs_connection((void *)(rec + 1), cp);
+	ext = (void *)(rec + 1);
+	ipvs_connection(ext, cp);
+	if (learn_replies && hook == HOOK_IPVS_FORWARD && ext->method == IP_VS_CONN_F_MASQ)
+		learn_masq(ext);
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
 	return 0;
 }

@@ -39,6 +39,9 @@ enum bpf_map_type {
 /* include/uapi/linux/pkt_cls.h: go on with the next program or filter. */
 #define TC_ACT_UNSPEC (-1)
 
+/* include/linux/socket.h */
+#define AF_INET 2
+
 /* include/uapi/linux/if_ether.h */
 #define ETH_HLEN     14
 #define ETH_P_IP     0x0800
@@ -135,6 +138,9 @@ struct sk_buff {
 	__be16 vlan_proto;
 	__u16 vlan_tci;
 	__be16 protocol;
+	unsigned long _nfct;	/* struct nf_conn, and enum ip_conntrack_info in the low bits */
+	char cb[48];		/* of the layer that has the packet */
+	__u8 active_extensions; /* bit per enum skb_ext_id */
 	__u16 transport_header;
 	__u16 network_header;
 	__u16 mac_header;
@@ -250,6 +256,82 @@ struct nft_regs {
 struct xt_table {
 	__u8 af;
 	char name[32];
+} CORE;
+
+/* include/net/netfilter/nf_conntrack_tuple.h; ICMP's identifier is src.u.all. */
+struct nf_conntrack_man {
+	union nf_inet_addr u3;
+	union {
+		__be16 all;
+	} u;
+	__u16 l3num; /* AF_INET or AF_INET6 */
+} CORE;
+
+struct nf_conntrack_tuple {
+	struct nf_conntrack_man src;
+	struct {
+		union nf_inet_addr u3;
+		union {
+			__be16 all;
+		} u;
+		__u8 protonum;
+	} dst;
+} CORE;
+
+struct nf_conntrack_tuple_hash {
+	struct nf_conntrack_tuple tuple;
+} CORE;
+
+struct ip_ct_tcp {
+	__u8 state; /* enum tcp_conntrack */
+} CORE;
+
+union nf_conntrack_proto {
+	struct ip_ct_tcp tcp;
+} CORE;
+
+/* include/net/netfilter/nf_conntrack_extend.h */
+enum nf_ct_ext_id {
+	NF_CT_EXT_NAT = 1,
+};
+
+struct nf_ct_ext {
+	__u8 offset[2]; /* by nf_ct_ext_id; 0: none */
+} CORE;
+
+/* include/net/netfilter/nf_conntrack.h */
+struct nf_conn {
+	struct nf_conntrack_tuple_hash tuplehash[2]; /* by enum ip_conntrack_dir */
+	unsigned long status;			     /* enum ip_conntrack_status */
+	__u32 mark;
+	struct nf_ct_ext *ext;
+	union nf_conntrack_proto proto;
+} CORE;
+
+/* include/net/netfilter/nf_nat.h */
+struct nf_conn_nat {
+	int masq_index; /* device whose address it got; 0: not by masquerade */
+} CORE;
+
+/* include/linux/skbuff.h */
+enum skb_ext_id {
+	SKB_EXT_BRIDGE_NF = 0,
+};
+
+/* net/bridge/br_private.h; types of the module bridge */
+struct net_bridge {
+	struct net_device *dev;
+} CORE;
+
+struct net_bridge_port {
+	struct net_bridge *br;
+	struct net_device *dev;
+	unsigned long flags; /* BR_HAIRPIN_MODE, ... */
+	__u8 state;	     /* BR_STATE_* */
+} CORE;
+
+struct br_input_skb_cb {
+	struct net_device *brdev;
 } CORE;
 
 struct task_struct {

@@ -27,6 +27,15 @@ type IPVSExt = WaymarkIpvsExt
 // netfilter_ext).
 type NetfilterExt = WaymarkNetfilterExt
 
+// NATExt is what records of a change of addresses carry besides (struct nat_ext).
+type NATExt = WaymarkNatExt
+
+// ConntrackExt is what records of conntrack carry besides (struct conntrack_ext).
+type ConntrackExt = WaymarkConntrackExt
+
+// BridgeExt is what records of the bridge group carry besides (struct bridge_ext).
+type BridgeExt = WaymarkBridgeExt
+
 // RecordSize is the size of the header in bytes.
 const RecordSize = int(unsafe.Sizeof(Record{}))
 
@@ -35,20 +44,24 @@ type Hook = WaymarkHook
 
 // The hooks. Their numbers are stored in recordings.
 const (
-	HookTCIngress    = WaymarkHookHOOK_TC_INGRESS
-	HookTCEgress     = WaymarkHookHOOK_TC_EGRESS
-	HookKfreeSkb     = WaymarkHookHOOK_KFREE_SKB
-	HookQueueEnter   = WaymarkHookHOOK_QUEUE_ENTER
-	HookQueueVerdict = WaymarkHookHOOK_QUEUE_VERDICT
-	HookConsumeSkb   = WaymarkHookHOOK_CONSUME_SKB
-	HookKfreeSkbmem  = WaymarkHookHOOK_KFREE_SKBMEM
-	HookSkbClone     = WaymarkHookHOOK_SKB_CLONE
-	HookIPVSForward  = WaymarkHookHOOK_IPVS_FORWARD
-	HookIPVSReply    = WaymarkHookHOOK_IPVS_REPLY
-	HookSkbSegment   = WaymarkHookHOOK_SKB_SEGMENT
-	HookNFTChain     = WaymarkHookHOOK_NFT_CHAIN
-	HookIPTTable     = WaymarkHookHOOK_IPT_TABLE
-	HookMax          = WaymarkHookHOOK_MAX
+	HookTCIngress     = WaymarkHookHOOK_TC_INGRESS
+	HookTCEgress      = WaymarkHookHOOK_TC_EGRESS
+	HookKfreeSkb      = WaymarkHookHOOK_KFREE_SKB
+	HookQueueEnter    = WaymarkHookHOOK_QUEUE_ENTER
+	HookQueueVerdict  = WaymarkHookHOOK_QUEUE_VERDICT
+	HookConsumeSkb    = WaymarkHookHOOK_CONSUME_SKB
+	HookKfreeSkbmem   = WaymarkHookHOOK_KFREE_SKBMEM
+	HookSkbClone      = WaymarkHookHOOK_SKB_CLONE
+	HookIPVSForward   = WaymarkHookHOOK_IPVS_FORWARD
+	HookIPVSReply     = WaymarkHookHOOK_IPVS_REPLY
+	HookSkbSegment    = WaymarkHookHOOK_SKB_SEGMENT
+	HookNFTChain      = WaymarkHookHOOK_NFT_CHAIN
+	HookIPTTable      = WaymarkHookHOOK_IPT_TABLE
+	HookNAT           = WaymarkHookHOOK_NAT
+	HookConntrack     = WaymarkHookHOOK_CONNTRACK
+	HookBridgeForward = WaymarkHookHOOK_BRIDGE_FORWARD
+	HookBridgeFlood   = WaymarkHookHOOK_BRIDGE_FLOOD
+	HookMax           = WaymarkHookHOOK_MAX
 )
 
 // What is special about a record (enum record_flags).
@@ -92,7 +105,7 @@ func (r *Record) Encode(ext, snapshot []byte) []byte {
 
 // Ext is what records of some groups carry besides.
 type Ext interface {
-	QueueExt | IPVSExt | NetfilterExt
+	QueueExt | IPVSExt | NetfilterExt | NATExt | ConntrackExt | BridgeExt
 }
 
 // DecodeExt reads a record's hook part. It fails if that is too short; of a
@@ -119,6 +132,15 @@ const (
 
 // How a chain came to its verdict (enum netfilter_flags).
 const NetfilterRule = uint8(WaymarkNetfilterFlagsNETFILTER_RULE)
+
+// NATMasquerade: the connection's source is masqueraded (enum nat_flags).
+const NATMasquerade = uint8(WaymarkNatFlagsNAT_MASQUERADE)
+
+// ConntrackFound: the packet's connection has an entry (enum conntrack_flags).
+const ConntrackFound = uint8(WaymarkConntrackFlagsCONNTRACK_FOUND)
+
+// BridgeNetfilter: br_netfilter saw the frame (enum bridge_flags).
+const BridgeNetfilter = uint8(WaymarkBridgeFlagsBRIDGE_NETFILTER)
 
 // SrcAddr is the source address, IPv4 as IPv4; invalid if the packet is not IP.
 func (r *Record) SrcAddr() netip.Addr { return r.addr(r.Src) }

@@ -31,7 +31,13 @@ enum hook {
 	HOOK_SKB_SEGMENT = 11,	/* free group: cut from a big packet; trail is the segment's */
 	HOOK_NFT_CHAIN = 12,	/* netfilter group: an nftables base chain has decided */
 	HOOK_IPT_TABLE = 13,	/* netfilter group: a table of iptables-legacy has decided */
-	HOOK_MAX = 32,		/* size of the per-hook counters; room for later groups */
+
+	HOOK_NAT = 16,		  /* nat group: an address or port is about to be changed */
+	HOOK_CONNTRACK = 17,	  /* nat group: which connection the packet belongs to; verdict */
+	HOOK_BRIDGE_FORWARD = 18, /* bridge group: the frame goes to one port, or up */
+	HOOK_BRIDGE_FLOOD = 19,	  /* bridge group: copies go to all ports that take it */
+
+	HOOK_MAX = 32, /* size of the per-hook counters; room for later groups */
 };
 
 /* What is special about this record. */
@@ -144,6 +150,54 @@ struct netfilter_ext {
 	__u8 table[32];	     /* name */
 	__u8 base_chain[32]; /* where it began (HOOK_NFT_CHAIN) */
 	__u8 chain[32];	     /* of the rule that gave the verdict (HOOK_NFT_CHAIN) */
+};
+
+/* What is special about a translation. */
+enum nat_flags {
+	NAT_MASQUERADE = 1 << 0, /* the connection's source is masqueraded */
+};
+
+/*
+ * What a change of addresses adds (HOOK_NAT). The packet of the record is as
+ * it was before.
+ */
+struct nat_ext {
+	__u8 addr[16]; /* the new address; IPv4 as ::ffff:a.b.c.d */
+	__be16 port;   /* the new port, or the ICMP identifier */
+	__u8 manip;    /* enum nf_nat_manip_type: 0 changes the source, 1 the destination */
+	__u8 dir;      /* enum ip_conntrack_dir: 0 original, 1 reply */
+	__u8 flags;    /* enum nat_flags */
+	__u8 pad[3];
+};
+
+/* What is known of a packet's connection. */
+enum conntrack_flags {
+	CONNTRACK_FOUND = 1 << 0, /* it has an entry: status, mark and tcp_state are valid */
+};
+
+/* What conntrack says of a packet (HOOK_CONNTRACK). */
+struct conntrack_ext {
+	__u32 status;	/* enum ip_conntrack_status, bits */
+	__u32 mark;	/* connmark */
+	__u8 info;	/* enum ip_conntrack_info */
+	__u8 tcp_state; /* enum tcp_conntrack, after this packet */
+	__u8 flags;	/* enum conntrack_flags */
+	__u8 pad;
+};
+
+/* How a frame passes a bridge. */
+enum bridge_flags {
+	BRIDGE_NETFILTER = 1 << 0, /* br_netfilter showed it to the rules for IP */
+};
+
+/* What the bridge group adds. The record's device is where the frame came from. */
+struct bridge_ext {
+	__u32 bridge;	  /* ifindex of the bridge */
+	__u32 out;	  /* ifindex of the port it goes to, of the bridge if up; 0: flooded */
+	__u32 port_flags; /* of that port: BR_HAIRPIN_MODE 1, ... (include/linux/if_bridge.h) */
+	__u8 port_state;  /* of that port: BR_STATE_*, 3 is forwarding */
+	__u8 flags;	  /* enum bridge_flags */
+	__u8 pad[2];
 };
 
 /* Per CPU and hook: what was written and what was lost. Read live. */

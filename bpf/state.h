@@ -25,6 +25,9 @@ const volatile bool has_reason = true;	 /* skb:kfree_skb tells a reason (from 5.
 const volatile bool has_location = true; /* skb:consume_skb tells a location (from 6.8 on) */
 const volatile bool limit_netns = false; /* global hooks look only at namespaces in the map netns */
 
+/* Answers are wanted too, also those whose addresses the filter does not know. */
+const volatile bool learn_replies = true;
+
 /*
  * 64 MiB: at 250 bytes a record this holds a quarter of a second of a million
  * records a second, which is what a burst takes the reader to stitch and print

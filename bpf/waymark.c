@@ -10,6 +10,8 @@
 #include "queue.c"
 #include "ipvs.c"
 #include "netfilter.c"
+#include "nat.c"
+#include "bridge.c"
 
 /* The kernel needs a GPL-compatible licence for the helpers that read memory. */
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -22,5 +24,11 @@ const struct ipvs_ext *unused_ipvs_ext __attribute__((unused));
 const enum ipvs_flags *unused_ipvs_flags __attribute__((unused));
 const struct netfilter_ext *unused_netfilter_ext __attribute__((unused));
 const enum netfilter_flags *unused_netfilter_flags __attribute__((unused));
+const struct nat_ext *unused_nat_ext __attribute__((unused));
+const enum nat_flags *unused_nat_flags __attribute__((unused));
+const struct conntrack_ext *unused_conntrack_ext __attribute__((unused));
+const enum conntrack_flags *unused_conntrack_flags __attribute__((unused));
+const struct bridge_ext *unused_bridge_ext __attribute__((unused));
+const enum bridge_flags *unused_bridge_flags __attribute__((unused));
 const enum hook *unused_hook __attribute__((unused));
 const enum record_flags *unused_flags __attribute__((unused));

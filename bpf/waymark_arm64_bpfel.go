@@ -13,24 +13,60 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type WaymarkBridgeExt struct {
+	_         structs.HostLayout
+	Bridge    uint32
+	Out       uint32
+	PortFlags uint32
+	PortState uint8
+	Flags     uint8
+	Pad       [2]uint8
+}
+
+type WaymarkBridgeFlags uint32
+
+const (
+	WaymarkBridgeFlagsBRIDGE_NETFILTER WaymarkBridgeFlags = 1
+)
+
+type WaymarkConntrackExt struct {
+	_        structs.HostLayout
+	Status   uint32
+	Mark     uint32
+	Info     uint8
+	TcpState uint8
+	Flags    uint8
+	Pad      uint8
+}
+
+type WaymarkConntrackFlags uint32
+
+const (
+	WaymarkConntrackFlagsCONNTRACK_FOUND WaymarkConntrackFlags = 1
+)
+
 type WaymarkHook uint32
 
 const (
-	WaymarkHookHOOK_NONE          WaymarkHook = 0
-	WaymarkHookHOOK_TC_INGRESS    WaymarkHook = 1
-	WaymarkHookHOOK_TC_EGRESS     WaymarkHook = 2
-	WaymarkHookHOOK_KFREE_SKB     WaymarkHook = 3
-	WaymarkHookHOOK_CONSUME_SKB   WaymarkHook = 4
-	WaymarkHookHOOK_KFREE_SKBMEM  WaymarkHook = 5
-	WaymarkHookHOOK_SKB_CLONE     WaymarkHook = 6
-	WaymarkHookHOOK_QUEUE_ENTER   WaymarkHook = 7
-	WaymarkHookHOOK_QUEUE_VERDICT WaymarkHook = 8
-	WaymarkHookHOOK_IPVS_FORWARD  WaymarkHook = 9
-	WaymarkHookHOOK_IPVS_REPLY    WaymarkHook = 10
-	WaymarkHookHOOK_SKB_SEGMENT   WaymarkHook = 11
-	WaymarkHookHOOK_NFT_CHAIN     WaymarkHook = 12
-	WaymarkHookHOOK_IPT_TABLE     WaymarkHook = 13
-	WaymarkHookHOOK_MAX           WaymarkHook = 32
+	WaymarkHookHOOK_NONE           WaymarkHook = 0
+	WaymarkHookHOOK_TC_INGRESS     WaymarkHook = 1
+	WaymarkHookHOOK_TC_EGRESS      WaymarkHook = 2
+	WaymarkHookHOOK_KFREE_SKB      WaymarkHook = 3
+	WaymarkHookHOOK_CONSUME_SKB    WaymarkHook = 4
+	WaymarkHookHOOK_KFREE_SKBMEM   WaymarkHook = 5
+	WaymarkHookHOOK_SKB_CLONE      WaymarkHook = 6
+	WaymarkHookHOOK_QUEUE_ENTER    WaymarkHook = 7
+	WaymarkHookHOOK_QUEUE_VERDICT  WaymarkHook = 8
+	WaymarkHookHOOK_IPVS_FORWARD   WaymarkHook = 9
+	WaymarkHookHOOK_IPVS_REPLY     WaymarkHook = 10
+	WaymarkHookHOOK_SKB_SEGMENT    WaymarkHook = 11
+	WaymarkHookHOOK_NFT_CHAIN      WaymarkHook = 12
+	WaymarkHookHOOK_IPT_TABLE      WaymarkHook = 13
+	WaymarkHookHOOK_NAT            WaymarkHook = 16
+	WaymarkHookHOOK_CONNTRACK      WaymarkHook = 17
+	WaymarkHookHOOK_BRIDGE_FORWARD WaymarkHook = 18
+	WaymarkHookHOOK_BRIDGE_FLOOD   WaymarkHook = 19
+	WaymarkHookHOOK_MAX            WaymarkHook = 32
 )
 
 type WaymarkHookStats struct {
@@ -66,6 +102,22 @@ type WaymarkIpvsFlags uint32
 const (
 	WaymarkIpvsFlagsIPVS_NEW  WaymarkIpvsFlags = 1
 	WaymarkIpvsFlagsIPVS_DEST WaymarkIpvsFlags = 2
+)
+
+type WaymarkNatExt struct {
+	_     structs.HostLayout
+	Addr  [16]uint8
+	Port  uint16
+	Manip uint8
+	Dir   uint8
+	Flags uint8
+	Pad   [3]uint8
+}
+
+type WaymarkNatFlags uint32
+
+const (
+	WaymarkNatFlagsNAT_MASQUERADE WaymarkNatFlags = 1
 )
 
 type WaymarkNetfilterExt struct {
@@ -162,6 +214,16 @@ const (
 	WaymarkRecordFlagsRECORD_TRUNC  WaymarkRecordFlags = 32
 )
 
+type WaymarkReplyKey struct {
+	_     structs.HostLayout
+	Src   [16]uint8
+	Dst   [16]uint8
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
+}
+
 type WaymarkTrail struct {
 	_            structs.HostLayout
 	Id           uint64
@@ -185,17 +247,23 @@ type WaymarkTrail struct {
 const (
 	WaymarkMapNetns                  = "netns"
 	WaymarkMapNftRuns                = "nft_runs"
+	WaymarkMapReplies                = "replies"
 	WaymarkMapRing                   = "ring"
 	WaymarkMapStats                  = "stats"
 	WaymarkMapTrailIds               = "trail_ids"
 	WaymarkMapTrails                 = "trails"
 	WaymarkProgConsumeSkb            = "consume_skb"
+	WaymarkProgFentryBrFlood         = "fentry_br_flood"
+	WaymarkProgFentryBrForward       = "fentry_br_forward"
+	WaymarkProgFentryBrUp            = "fentry_br_up"
 	WaymarkProgFentryIpvsReply       = "fentry_ipvs_reply"
 	WaymarkProgFentryKfreeSkbmem     = "fentry_kfree_skbmem"
 	WaymarkProgFentryNapiSkbCachePut = "fentry_napi_skb_cache_put"
+	WaymarkProgFentryNatManip        = "fentry_nat_manip"
 	WaymarkProgFentryNfqnlEnqueue    = "fentry_nfqnl_enqueue"
 	WaymarkProgFentryNfqnlReinject   = "fentry_nfqnl_reinject"
 	WaymarkProgFentryNftDoChain      = "fentry_nft_do_chain"
+	WaymarkProgFexitConntrackIn      = "fexit_conntrack_in"
 	WaymarkProgFexitGsoSegment       = "fexit_gso_segment"
 	WaymarkProgFexitIptDoTable       = "fexit_ipt_do_table"
 	WaymarkProgFexitNftDoChain       = "fexit_nft_do_chain"
@@ -203,10 +271,14 @@ const (
 	WaymarkProgFexitSkbClone         = "fexit_skb_clone"
 	WaymarkProgFexitSkbCopy          = "fexit_skb_copy"
 	WaymarkProgKfreeSkb              = "kfree_skb"
+	WaymarkProgKprobeBrFlood         = "kprobe_br_flood"
+	WaymarkProgKprobeBrForward       = "kprobe_br_forward"
+	WaymarkProgKprobeBrUp            = "kprobe_br_up"
 	WaymarkProgKprobeIpvsReply       = "kprobe_ipvs_reply"
 	WaymarkProgKprobeIpvsXmit        = "kprobe_ipvs_xmit"
 	WaymarkProgKprobeKfreeSkbmem     = "kprobe_kfree_skbmem"
 	WaymarkProgKprobeNapiSkbCachePut = "kprobe_napi_skb_cache_put"
+	WaymarkProgKprobeNatManip        = "kprobe_nat_manip"
 	WaymarkProgKprobeNfqnlEnqueue    = "kprobe_nfqnl_enqueue"
 	WaymarkProgKprobeNfqnlReinject   = "kprobe_nfqnl_reinject"
 	WaymarkProgMultiIpvsXmit         = "multi_ipvs_xmit"
@@ -214,14 +286,22 @@ const (
 	WaymarkProgTcIngress             = "tc_ingress"
 	WaymarkVarHasLocation            = "has_location"
 	WaymarkVarHasReason              = "has_reason"
+	WaymarkVarLearnReplies           = "learn_replies"
 	WaymarkVarLimitNetns             = "limit_netns"
 	WaymarkVarNftRunning             = "nft_running"
+	WaymarkVarRepliesKnown           = "replies_known"
 	WaymarkVarSnaplen                = "snaplen"
 	WaymarkVarTracked                = "tracked"
+	WaymarkVarUnusedBridgeExt        = "unused_bridge_ext"
+	WaymarkVarUnusedBridgeFlags      = "unused_bridge_flags"
+	WaymarkVarUnusedConntrackExt     = "unused_conntrack_ext"
+	WaymarkVarUnusedConntrackFlags   = "unused_conntrack_flags"
 	WaymarkVarUnusedFlags            = "unused_flags"
 	WaymarkVarUnusedHook             = "unused_hook"
 	WaymarkVarUnusedIpvsExt          = "unused_ipvs_ext"
 	WaymarkVarUnusedIpvsFlags        = "unused_ipvs_flags"
+	WaymarkVarUnusedNatExt           = "unused_nat_ext"
+	WaymarkVarUnusedNatFlags         = "unused_nat_flags"
 	WaymarkVarUnusedNetfilterExt     = "unused_netfilter_ext"
 	WaymarkVarUnusedNetfilterFlags   = "unused_netfilter_flags"
 	WaymarkVarUnusedQueueExt         = "unused_queue_ext"
@@ -272,12 +352,17 @@ type WaymarkSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkProgramSpecs struct {
 	ConsumeSkb            *ebpf.ProgramSpec `ebpf:"consume_skb"`
+	FentryBrFlood         *ebpf.ProgramSpec `ebpf:"fentry_br_flood"`
+	FentryBrForward       *ebpf.ProgramSpec `ebpf:"fentry_br_forward"`
+	FentryBrUp            *ebpf.ProgramSpec `ebpf:"fentry_br_up"`
 	FentryIpvsReply       *ebpf.ProgramSpec `ebpf:"fentry_ipvs_reply"`
 	FentryKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"fentry_kfree_skbmem"`
 	FentryNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"fentry_napi_skb_cache_put"`
+	FentryNatManip        *ebpf.ProgramSpec `ebpf:"fentry_nat_manip"`
 	FentryNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_enqueue"`
 	FentryNfqnlReinject   *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_reinject"`
 	FentryNftDoChain      *ebpf.ProgramSpec `ebpf:"fentry_nft_do_chain"`
+	FexitConntrackIn      *ebpf.ProgramSpec `ebpf:"fexit_conntrack_in"`
 	FexitGsoSegment       *ebpf.ProgramSpec `ebpf:"fexit_gso_segment"`
 	FexitIptDoTable       *ebpf.ProgramSpec `ebpf:"fexit_ipt_do_table"`
 	FexitNftDoChain       *ebpf.ProgramSpec `ebpf:"fexit_nft_do_chain"`
@@ -285,10 +370,14 @@ type WaymarkProgramSpecs struct {
 	FexitSkbClone         *ebpf.ProgramSpec `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.ProgramSpec `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.ProgramSpec `ebpf:"kfree_skb"`
+	KprobeBrFlood         *ebpf.ProgramSpec `ebpf:"kprobe_br_flood"`
+	KprobeBrForward       *ebpf.ProgramSpec `ebpf:"kprobe_br_forward"`
+	KprobeBrUp            *ebpf.ProgramSpec `ebpf:"kprobe_br_up"`
 	KprobeIpvsReply       *ebpf.ProgramSpec `ebpf:"kprobe_ipvs_reply"`
 	KprobeIpvsXmit        *ebpf.ProgramSpec `ebpf:"kprobe_ipvs_xmit"`
 	KprobeKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"kprobe_napi_skb_cache_put"`
+	KprobeNatManip        *ebpf.ProgramSpec `ebpf:"kprobe_nat_manip"`
 	KprobeNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_enqueue"`
 	KprobeNfqnlReinject   *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_reinject"`
 	MultiIpvsXmit         *ebpf.ProgramSpec `ebpf:"multi_ipvs_xmit"`
@@ -302,6 +391,7 @@ type WaymarkProgramSpecs struct {
 type WaymarkMapSpecs struct {
 	Netns    *ebpf.MapSpec `ebpf:"netns"`
 	NftRuns  *ebpf.MapSpec `ebpf:"nft_runs"`
+	Replies  *ebpf.MapSpec `ebpf:"replies"`
 	Ring     *ebpf.MapSpec `ebpf:"ring"`
 	Stats    *ebpf.MapSpec `ebpf:"stats"`
 	TrailIds *ebpf.MapSpec `ebpf:"trail_ids"`
@@ -314,14 +404,22 @@ type WaymarkMapSpecs struct {
 type WaymarkVariableSpecs struct {
 	HasLocation          *ebpf.VariableSpec `ebpf:"has_location"`
 	HasReason            *ebpf.VariableSpec `ebpf:"has_reason"`
+	LearnReplies         *ebpf.VariableSpec `ebpf:"learn_replies"`
 	LimitNetns           *ebpf.VariableSpec `ebpf:"limit_netns"`
 	NftRunning           *ebpf.VariableSpec `ebpf:"nft_running"`
+	RepliesKnown         *ebpf.VariableSpec `ebpf:"replies_known"`
 	Snaplen              *ebpf.VariableSpec `ebpf:"snaplen"`
 	Tracked              *ebpf.VariableSpec `ebpf:"tracked"`
+	UnusedBridgeExt      *ebpf.VariableSpec `ebpf:"unused_bridge_ext"`
+	UnusedBridgeFlags    *ebpf.VariableSpec `ebpf:"unused_bridge_flags"`
+	UnusedConntrackExt   *ebpf.VariableSpec `ebpf:"unused_conntrack_ext"`
+	UnusedConntrackFlags *ebpf.VariableSpec `ebpf:"unused_conntrack_flags"`
 	UnusedFlags          *ebpf.VariableSpec `ebpf:"unused_flags"`
 	UnusedHook           *ebpf.VariableSpec `ebpf:"unused_hook"`
 	UnusedIpvsExt        *ebpf.VariableSpec `ebpf:"unused_ipvs_ext"`
 	UnusedIpvsFlags      *ebpf.VariableSpec `ebpf:"unused_ipvs_flags"`
+	UnusedNatExt         *ebpf.VariableSpec `ebpf:"unused_nat_ext"`
+	UnusedNatFlags       *ebpf.VariableSpec `ebpf:"unused_nat_flags"`
 	UnusedNetfilterExt   *ebpf.VariableSpec `ebpf:"unused_netfilter_ext"`
 	UnusedNetfilterFlags *ebpf.VariableSpec `ebpf:"unused_netfilter_flags"`
 	UnusedQueueExt       *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
@@ -351,6 +449,7 @@ func (o *WaymarkObjects) Close() error {
 type WaymarkMaps struct {
 	Netns    *ebpf.Map `ebpf:"netns"`
 	NftRuns  *ebpf.Map `ebpf:"nft_runs"`
+	Replies  *ebpf.Map `ebpf:"replies"`
 	Ring     *ebpf.Map `ebpf:"ring"`
 	Stats    *ebpf.Map `ebpf:"stats"`
 	TrailIds *ebpf.Map `ebpf:"trail_ids"`
@@ -361,6 +460,7 @@ func (m *WaymarkMaps) Close() error {
 	return _WaymarkClose(
 		m.Netns,
 		m.NftRuns,
+		m.Replies,
 		m.Ring,
 		m.Stats,
 		m.TrailIds,
@@ -374,14 +474,22 @@ func (m *WaymarkMaps) Close() error {
 type WaymarkVariables struct {
 	HasLocation          *ebpf.Variable `ebpf:"has_location"`
 	HasReason            *ebpf.Variable `ebpf:"has_reason"`
+	LearnReplies         *ebpf.Variable `ebpf:"learn_replies"`
 	LimitNetns           *ebpf.Variable `ebpf:"limit_netns"`
 	NftRunning           *ebpf.Variable `ebpf:"nft_running"`
+	RepliesKnown         *ebpf.Variable `ebpf:"replies_known"`
 	Snaplen              *ebpf.Variable `ebpf:"snaplen"`
 	Tracked              *ebpf.Variable `ebpf:"tracked"`
+	UnusedBridgeExt      *ebpf.Variable `ebpf:"unused_bridge_ext"`
+	UnusedBridgeFlags    *ebpf.Variable `ebpf:"unused_bridge_flags"`
+	UnusedConntrackExt   *ebpf.Variable `ebpf:"unused_conntrack_ext"`
+	UnusedConntrackFlags *ebpf.Variable `ebpf:"unused_conntrack_flags"`
 	UnusedFlags          *ebpf.Variable `ebpf:"unused_flags"`
 	UnusedHook           *ebpf.Variable `ebpf:"unused_hook"`
 	UnusedIpvsExt        *ebpf.Variable `ebpf:"unused_ipvs_ext"`
 	UnusedIpvsFlags      *ebpf.Variable `ebpf:"unused_ipvs_flags"`
+	UnusedNatExt         *ebpf.Variable `ebpf:"unused_nat_ext"`
+	UnusedNatFlags       *ebpf.Variable `ebpf:"unused_nat_flags"`
 	UnusedNetfilterExt   *ebpf.Variable `ebpf:"unused_netfilter_ext"`
 	UnusedNetfilterFlags *ebpf.Variable `ebpf:"unused_netfilter_flags"`
 	UnusedQueueExt       *ebpf.Variable `ebpf:"unused_queue_ext"`
@@ -394,12 +502,17 @@ type WaymarkVariables struct {
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkPrograms struct {
 	ConsumeSkb            *ebpf.Program `ebpf:"consume_skb"`
+	FentryBrFlood         *ebpf.Program `ebpf:"fentry_br_flood"`
+	FentryBrForward       *ebpf.Program `ebpf:"fentry_br_forward"`
+	FentryBrUp            *ebpf.Program `ebpf:"fentry_br_up"`
 	FentryIpvsReply       *ebpf.Program `ebpf:"fentry_ipvs_reply"`
 	FentryKfreeSkbmem     *ebpf.Program `ebpf:"fentry_kfree_skbmem"`
 	FentryNapiSkbCachePut *ebpf.Program `ebpf:"fentry_napi_skb_cache_put"`
+	FentryNatManip        *ebpf.Program `ebpf:"fentry_nat_manip"`
 	FentryNfqnlEnqueue    *ebpf.Program `ebpf:"fentry_nfqnl_enqueue"`
 	FentryNfqnlReinject   *ebpf.Program `ebpf:"fentry_nfqnl_reinject"`
 	FentryNftDoChain      *ebpf.Program `ebpf:"fentry_nft_do_chain"`
+	FexitConntrackIn      *ebpf.Program `ebpf:"fexit_conntrack_in"`
 	FexitGsoSegment       *ebpf.Program `ebpf:"fexit_gso_segment"`
 	FexitIptDoTable       *ebpf.Program `ebpf:"fexit_ipt_do_table"`
 	FexitNftDoChain       *ebpf.Program `ebpf:"fexit_nft_do_chain"`
@@ -407,10 +520,14 @@ type WaymarkPrograms struct {
 	FexitSkbClone         *ebpf.Program `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.Program `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.Program `ebpf:"kfree_skb"`
+	KprobeBrFlood         *ebpf.Program `ebpf:"kprobe_br_flood"`
+	KprobeBrForward       *ebpf.Program `ebpf:"kprobe_br_forward"`
+	KprobeBrUp            *ebpf.Program `ebpf:"kprobe_br_up"`
 	KprobeIpvsReply       *ebpf.Program `ebpf:"kprobe_ipvs_reply"`
 	KprobeIpvsXmit        *ebpf.Program `ebpf:"kprobe_ipvs_xmit"`
 	KprobeKfreeSkbmem     *ebpf.Program `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.Program `ebpf:"kprobe_napi_skb_cache_put"`
+	KprobeNatManip        *ebpf.Program `ebpf:"kprobe_nat_manip"`
 	KprobeNfqnlEnqueue    *ebpf.Program `ebpf:"kprobe_nfqnl_enqueue"`
 	KprobeNfqnlReinject   *ebpf.Program `ebpf:"kprobe_nfqnl_reinject"`
 	MultiIpvsXmit         *ebpf.Program `ebpf:"multi_ipvs_xmit"`
@@ -421,12 +538,17 @@ type WaymarkPrograms struct {
 func (p *WaymarkPrograms) Close() error {
 	return _WaymarkClose(
 		p.ConsumeSkb,
+		p.FentryBrFlood,
+		p.FentryBrForward,
+		p.FentryBrUp,
 		p.FentryIpvsReply,
 		p.FentryKfreeSkbmem,
 		p.FentryNapiSkbCachePut,
+		p.FentryNatManip,
 		p.FentryNfqnlEnqueue,
 		p.FentryNfqnlReinject,
 		p.FentryNftDoChain,
+		p.FexitConntrackIn,
 		p.FexitGsoSegment,
 		p.FexitIptDoTable,
 		p.FexitNftDoChain,
@@ -434,10 +556,14 @@ func (p *WaymarkPrograms) Close() error {
 		p.FexitSkbClone,
 		p.FexitSkbCopy,
 		p.KfreeSkb,
+		p.KprobeBrFlood,
+		p.KprobeBrForward,
+		p.KprobeBrUp,
 		p.KprobeIpvsReply,
 		p.KprobeIpvsXmit,
 		p.KprobeKfreeSkbmem,
 		p.KprobeNapiSkbCachePut,
+		p.KprobeNatManip,
 		p.KprobeNfqnlEnqueue,
 		p.KprobeNfqnlReinject,
 		p.MultiIpvsXmit,

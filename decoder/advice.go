@@ -31,6 +31,9 @@ var (
 	queueFunctions   = []string{"nf_queue", "__nf_queue"}
 )
 
+// br_forward is left by a jump to the free: its caller seems to free.
+var bridgeFunctions = []string{"br_forward", "br_handle_frame_finish", "br_dev_xmit"}
+
 // adviceTable is what waymark knows about drops, the special before the
 // general. The functions and reasons are those of 6.1 to 6.18.
 var adviceTable = []adviceRow{
@@ -202,6 +205,26 @@ var adviceTable = []adviceRow{
 		advice:  "see `tc -s qdisc show dev {dev}` in {netns}",
 	},
 	{
+		question: "G6", functions: bridgeFunctions, when: hairpinOff,
+		because: "the bridge sends nothing back through the port it came from: hairpin mode is off at {netns}/{dev}",
+		advice:  "set hairpin mode on the port: `bridge link set dev {dev} hairpin on` in {netns}",
+	},
+	{
+		question: "M22", functions: bridgeFunctions, when: bridgeBlocked,
+		because: "the bridge knows the port for the frame's address, but {blocked}",
+		advice:  "see `bridge -d link` in {netns} for the port's state: spanning tree, or the port's device is down",
+	},
+	{
+		question: "M22", functions: bridgeFunctions, when: bridgeChose,
+		because: "the bridge knows the port for the frame's address, but may not send it there: its VLAN is not one of the port's, or both ports are isolated",
+		advice:  "see `bridge vlan` and `bridge -d link` in {netns}",
+	},
+	{
+		question: "G7", functions: []string{"br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "br_forward_finish"}, when: tooBig,
+		because: "it is bigger than {netns}/{dev} takes (MTU {mtu}), and a bridge tells nobody",
+		advice:  "give the bridge, its ports and what is behind them the same MTU",
+	},
+	{
 		question: "M22", functions: []string{"br_handle_frame*", "br_dev_xmit", "br_pass_frame_up"},
 		because: "the bridge of {netns}/{dev} is down, or the port is not forwarding",
 		advice:  "see `ip link` and `bridge link` in {netns}",
@@ -223,6 +246,11 @@ var adviceTable = []adviceRow{
 	},
 
 	// Filters.
+	{
+		reasons: []string{"NETFILTER_DROP"}, when: func(f *dropFacts) bool { return f.br.refused },
+		because: "conntrack in {netns} could not make an entry for it: its table is full, or memory is short",
+		advice:  "compare net.netfilter.nf_conntrack_count with nf_conntrack_max in {netns}, and see `conntrack -S` for drop: raise the limit, or find who opens so many connections",
+	},
 	{
 		reasons: []string{"NETFILTER_DROP"},
 		because: "a netfilter rule in {netns} drops it, or a chain's policy",
@@ -300,6 +328,13 @@ var adviceTable = []adviceRow{
 }
 
 // The conditions of the table.
+
+func tooBig(f *dropFacts) bool {
+	return f.device != nil && f.device.MTU > 0 && f.ipLen() > f.device.MTU
+}
+func bridgeChose(f *dropFacts) bool   { return f.br.switched }
+func bridgeBlocked(f *dropFacts) bool { return f.br.switched && f.br.blocked != "" }
+func hairpinOff(f *dropFacts) bool    { return f.br.switched && f.br.blocked == blockedHairpin }
 
 func nobodyListens(f *dropFacts) bool {
 	q, known := f.listeners()

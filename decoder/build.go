@@ -40,10 +40,16 @@ type branch struct {
 	routed   int              // the first hop since dev that only a routed packet meets; 0: none
 	judged   bool             // a queue's verdict was to drop it
 	lb       *LBDecision      // what the balancer behind that queue decided, if known
-	segments int              // it was cut into so many
-	cutHop   int              // the hop that tells of that
-	freed    string           // symbol that freed it after normal use
-	freedT   uint64           // when, ns since the start
+	natted   []Hop            // changes of its source, until it is told how it was routed
+	refused  bool             // conntrack's verdict was to drop it
+	switched bool             // a bridge has decided about it
+	blocked  string           // and why the port will not send it
+	flood    *BridgeDetail
+	segments int    // it was cut into so many
+	cutHop   int    // the hop that tells of that
+	freed    string // symbol that freed it after normal use
+	freedT   uint64 // when, ns since the start
+	told     uint64 // time of its latest hop, ns since the start
 }
 
 // build makes the journey of o.
@@ -69,6 +75,9 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	j.Hops = make([]Hop, 0, len(o.events)+2)
 	for i := range o.events {
 		b.event(&o.events[i])
+	}
+	for i := range b.branches {
+		b.natHops(&b.branches[i], len(j.Hops))
 	}
 	j.until = o.until(uint64(s.opt.Linger))
 	if n := len(j.Hops); n > 0 {
@@ -108,6 +117,11 @@ func (b *builder) branch(trail uint64) *branch {
 func (b *builder) event(e *event) {
 	br := b.branch(e.rec.Trail)
 	switch bpf.Hook(e.rec.Hook) {
+	case bpf.HookTCIngress, bpf.HookTCEgress, bpf.HookKfreeSkb:
+	default:
+		b.natHops(br, len(b.j.Hops))
+	}
+	switch bpf.Hook(e.rec.Hook) {
 	case bpf.HookTCIngress, bpf.HookTCEgress:
 		b.device(br, e)
 	case bpf.HookKfreeSkb:
@@ -120,6 +134,12 @@ func (b *builder) event(e *event) {
 		b.directed(br, e)
 	case bpf.HookNFTChain, bpf.HookIPTTable:
 		b.filtered(br, e)
+	case bpf.HookNAT:
+		b.manipulated(br, e)
+	case bpf.HookConntrack:
+		b.connected(br, e)
+	case bpf.HookBridgeForward, bpf.HookBridgeFlood:
+		b.onBridge(br, e)
 	case bpf.HookSkbClone:
 		b.copied(br, e)
 	case bpf.HookSkbSegment:
@@ -136,6 +156,7 @@ func (b *builder) hop(br *branch, e *event, group, hook string) Hop {
 	if !br.root {
 		h.Trail = br.trail
 	}
+	br.told = h.TNs
 	return h
 }
 
@@ -143,8 +164,17 @@ func (b *builder) hop(br *branch, e *event, group, hook string) Hop {
 // since the last one.
 func (b *builder) device(br *branch, e *event) {
 	t := recordTuple(&e.rec)
-	if br.dev != nil && br.dev.rec.Netns == e.rec.Netns {
+	same := br.dev != nil && br.dev.rec.Netns == e.rec.Netns
+	if same {
+		b.inferNAT(br, e, "dst")
+	}
+	n := len(b.j.Hops)
+	if same {
 		b.decided(br, e)
+	}
+	b.natHops(br, n)
+	if same {
+		b.inferNAT(br, e, "src")
 	}
 	hook := "ingress"
 	if bpf.Hook(e.rec.Hook) == bpf.HookTCEgress {
@@ -152,6 +182,10 @@ func (b *builder) device(br *branch, e *event) {
 	}
 	h := b.hop(br, e, GroupDevice, hook)
 	h.Dev = b.w.deviceName(e.view, e.rec.Netns, e.rec.Ifindex)
+	if hook == "egress" {
+		br.flooded(h.Dev)
+	}
+	br.switched, br.blocked, br.flood = false, "", nil
 	mark := e.rec.Mark
 	h.Mark = &mark
 	h.markWas, h.markNew = b.markBefore(br, e), br.dev == nil && mark != 0
@@ -191,13 +225,11 @@ func (b *builder) decided(br *branch, e *event) {
 	}
 	in := bpf.Hook(prev.rec.Hook) == bpf.HookTCIngress
 	out := bpf.Hook(e.rec.Hook) == bpf.HookTCEgress
-	if !in || !out || e.rec.IpVersion == 0 && prev.rec.IpVersion == 0 && !b.bridged(prev, e) {
+	if !in || !out || br.switched || e.rec.IpVersion == 0 && prev.rec.IpVersion == 0 && !b.bridged(prev, e) {
 		return
 	}
 	if b.bridged(prev, e) {
-		h := b.hop(br, e, GroupBridge, "forward")
-		h.Detail = &BridgeDetail{Bridge: b.master(prev)}
-		b.insert(br, h)
+		b.inferBridge(br, prev, e)
 		return
 	}
 	b.routeHop(br, prev, e)
@@ -224,6 +256,7 @@ func (b *builder) master(e *event) string {
 func (b *builder) copied(br *branch, e *event) {
 	if p := b.branch(br.parent); p != br && p.trail == br.parent && !br.own {
 		br.dev, br.last, br.seen, br.mark = p.dev, p.last, p.seen, p.mark
+		br.switched, br.flood = p.switched, p.flood
 	}
 	if !b.hasDeviceRecords(br.trail) {
 		return // a tap or a socket queue: it ends where it was made
@@ -270,8 +303,10 @@ func (b *builder) hasDeviceRecords(trail uint64) bool {
 func (b *builder) dropped(br *branch, e *event) {
 	d := b.w.dropOf(e, br.dev)
 	f := b.facts(br, e, &d)
+	n := len(b.j.Hops)
 	if row := fateOf(f); row != nil {
 		br.fate, br.freed, br.freedT = row, d.At, e.rec.TimeNs-b.j.seq.start
+		b.natHops(br, n)
 		if row.hide {
 			return
 		}
@@ -288,6 +323,7 @@ func (b *builder) dropped(br *branch, e *event) {
 			b.routeHop(br, br.dev, e)
 		}
 	}
+	b.natHops(br, n)
 	explainDrop(f, &d)
 	d.Time = b.s.wall(e.rec.TimeNs)
 	b.dropHop(br, e, &d, "")

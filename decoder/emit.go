@@ -145,6 +145,10 @@ func hookName(h uint16) string {
 		return "ipvs"
 	case bpf.HookNFTChain, bpf.HookIPTTable:
 		return "netfilter"
+	case bpf.HookNAT, bpf.HookConntrack:
+		return "nat"
+	case bpf.HookBridgeForward, bpf.HookBridgeFlood:
+		return "bridge"
 	case 0:
 		return "kernel"
 	}

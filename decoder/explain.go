@@ -176,6 +176,9 @@ func (b *builder) query(br *branch, prev, e *event) RouteQuery {
 	q := RouteQuery{Src: prev.rec.SrcAddr(), Dst: e.rec.DstAddr(), Mark: e.rec.Mark}
 	if !q.Dst.IsValid() || bpf.Hook(e.rec.Hook) == bpf.HookKfreeSkb {
 		q.Dst = prev.rec.DstAddr()
+		if br.seen && br.last.dst.IsValid() { // NAT may have changed it since
+			q.Dst = br.last.dst
+		}
 	}
 	q.IIF = b.w.deviceName(prev.view, prev.rec.Netns, prev.rec.Ifindex)
 	if m := b.master(prev); m != "" {

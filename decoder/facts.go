@@ -97,6 +97,11 @@ func (f *dropFacts) routed() bool {
 		f.prev != nil && bpf.Hook(f.prev.rec.Hook) == bpf.HookTCIngress && !f.reversePath()
 }
 
+// ipLen is the packet's length from the network header on.
+func (f *dropFacts) ipLen() int {
+	return int(describePacket(f.rec, f.b.o.snapshot(f.e)).Len)
+}
+
 // lookup is what routing says about the packet; nil: no rules are known.
 func (f *dropFacts) lookup() *RouteResult {
 	if !f.routeSet && f.dst.IsValid() {
@@ -264,16 +269,17 @@ func (f *dropFacts) fill(text string) string {
 
 // factTexts are the facts advice texts can name.
 var factTexts = map[string]func(*dropFacts) string{
-	"netns":  func(f *dropFacts) string { return f.drop.Netns },
-	"dev":    func(f *dropFacts) string { return f.drop.Dev },
-	"src":    func(f *dropFacts) string { return f.src.String() },
-	"dst":    func(f *dropFacts) string { return f.dst.String() },
-	"to":     func(f *dropFacts) string { return protoName(f.rec.Proto) + " " + endpoint(f.dst, f.rec.DstPort()) },
-	"proto":  func(f *dropFacts) string { return protoName(f.rec.Proto) },
-	"mark":   func(f *dropFacts) string { return fmt.Sprintf("%#x", f.rec.Mark) },
-	"reason": func(f *dropFacts) string { return f.drop.Reason },
-	"at":     func(f *dropFacts) string { return f.drop.At },
-	"ttl":    func(f *dropFacts) string { return fmt.Sprint(f.rec.Ttl) },
+	"netns":   func(f *dropFacts) string { return f.drop.Netns },
+	"dev":     func(f *dropFacts) string { return f.drop.Dev },
+	"src":     func(f *dropFacts) string { return f.src.String() },
+	"dst":     func(f *dropFacts) string { return f.dst.String() },
+	"to":      func(f *dropFacts) string { return protoName(f.rec.Proto) + " " + endpoint(f.dst, f.rec.DstPort()) },
+	"proto":   func(f *dropFacts) string { return protoName(f.rec.Proto) },
+	"mark":    func(f *dropFacts) string { return fmt.Sprintf("%#x", f.rec.Mark) },
+	"reason":  func(f *dropFacts) string { return f.drop.Reason },
+	"at":      func(f *dropFacts) string { return f.drop.At },
+	"blocked": func(f *dropFacts) string { return f.br.blocked },
+	"ttl":     func(f *dropFacts) string { return fmt.Sprint(f.rec.Ttl) },
 	"mtu": func(f *dropFacts) string {
 		if f.device == nil || f.device.MTU == 0 {
 			return "its limit"

@@ -5,6 +5,7 @@ package decoder_test
 import (
 	"encoding/json"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 // the stitcher neither panics nor keeps more than it may, and every journey
 // can be printed.
 func FuzzStitcher(f *testing.F) {
-	for _, sc := range scenes() {
+	for _, sc := range slices.Concat(scenes(), natScenes(), bridgeScenes()) {
 		w := newTrench()
 		if sc.world != nil {
 			sc.world(w)

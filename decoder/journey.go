@@ -29,6 +29,7 @@ const (
 	GroupQueue     = "queue"
 	GroupIPVS      = "ipvs"
 	GroupNetfilter = "netfilter"
+	GroupNAT       = "nat"
 	GroupBridge    = "bridge"
 	GroupDrop      = "drop"
 	GroupFree      = "free"
@@ -141,11 +142,6 @@ type RouteDetail struct {
 	Contradiction string       `json:"contradiction,omitempty"`
 }
 
-// BridgeDetail names the bridge that passed the frame on (bridge/forward).
-type BridgeDetail struct {
-	Bridge string `json:"bridge"`
-}
-
 // DropDetail is where and why the kernel freed the packet (drop/kfree_skb).
 type DropDetail struct {
 	Reason string `json:"reason"`
@@ -166,7 +162,6 @@ type SegmentDetail struct {
 func (*SegmentDetail) detail() {}
 func (*LBDetail) detail()      {}
 func (*RouteDetail) detail()   {}
-func (*BridgeDetail) detail()  {}
 func (*DropDetail) detail()    {}
 func (*CopyDetail) detail()    {}
 

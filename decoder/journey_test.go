@@ -280,8 +280,10 @@ func rpFilter(w *trench) {
 }
 
 // TestScenes runs every scene and compares what a user would read.
-func TestScenes(t *testing.T) {
-	for _, sc := range scenes() {
+func TestScenes(t *testing.T) { runScenes(t, scenes()) }
+
+func runScenes(t *testing.T, all []scene) {
+	for _, sc := range all {
 		t.Run(sc.name, func(t *testing.T) {
 			w := newTrench()
 			if sc.world != nil {

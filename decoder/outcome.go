@@ -134,7 +134,7 @@ func (b *builder) ended(br *branch, out Outcome) {
 	if br.dev == nil {
 		return
 	}
-	e.t = br.dev.rec.TimeNs - b.j.seq.start
+	e.t = br.told
 	if br.fate != nil {
 		e.t = max(e.t, br.freedT)
 	}

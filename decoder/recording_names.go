@@ -142,6 +142,22 @@ func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, ext []byte, plac
 			b = append(b, d.text(nfDecision(r.Verdict))...)
 		}
 		b = append(b, ", "...)
+	case bpf.HookNAT:
+		if x, err := bpf.DecodeExt[bpf.NATExt](ext); err == nil {
+			b = append(b, natDetail(r, &x).text()...)
+		}
+		b = append(b, ", "...)
+	case bpf.HookConntrack:
+		if x, err := bpf.DecodeExt[bpf.ConntrackExt](ext); err == nil {
+			b = append(b, conntrackDetail(r, &x).text("")...)
+		}
+		b = append(b, ", "...)
+	case bpf.HookBridgeForward, bpf.HookBridgeFlood:
+		if x, err := bpf.DecodeExt[bpf.BridgeExt](ext); err == nil {
+			b = append(b, "bridge: "...)
+			b = append(b, bridgeHook(r, &x)...)
+		}
+		b = append(b, ", "...)
 	case bpf.HookQueueVerdict:
 		b = append(b, "queue's verdict: "...)
 		b = append(b, nfVerdict(r.Verdict)...)

@@ -203,8 +203,12 @@ func (w *TextWriter) hop(h *Hop) string {
 		s = d.text(h.Hook)
 	case *NetfilterDetail:
 		s = d.text(h.Verdict)
+	case *NATDetail:
+		return w.copyText(h, d.text()) // which says what the packet is now
+	case *ConntrackDetail:
+		s = d.text(h.Verdict)
 	case *BridgeDetail:
-		s = "bridge " + d.Bridge + " forwards"
+		s = d.text(h.Hook)
 	case *CopyDetail:
 		s = fmt.Sprintf("copied: #%d goes on as well", d.Copy)
 	case *DropDetail:
@@ -221,6 +225,11 @@ func (w *TextWriter) hop(h *Hop) string {
 	if h.Packet != nil {
 		s += ", now " + h.Packet.ends()
 	}
+	return w.copyText(h, s)
+}
+
+// copyText marks what happens to a copy.
+func (w *TextWriter) copyText(h *Hop, s string) string {
 	if h.Trail != 0 {
 		s = w.color(dim, fmt.Sprintf("(copy #%d) ", h.Trail)) + s
 	}

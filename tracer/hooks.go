@@ -46,7 +46,7 @@ type HookRow struct {
 }
 
 // Groups in the order help lists them.
-var Groups = []string{"device", "queue", "ipvs", "netfilter", "drop", "free"}
+var Groups = []string{"device", "queue", "ipvs", "netfilter", "nat", "bridge", "drop", "free"}
 
 // ipvsXmit are the transmit functions of IPVS, one for a forwarding method.
 var ipvsXmit = []string{
@@ -167,6 +167,53 @@ var Hooks = []HookRow{
 	nftVerdicts("nft_compat", "nft_target_eval_xt"),
 	iptTable("ip_tables", "ipt_do_table"),
 	iptTable("ip6_tables", "ip6t_do_table"),
+	{
+		Name: "conntrack", Group: "nat", Hook: bpf.HookConntrack, Module: "nf_conntrack", Listed: true,
+		Attach: []Attachment{{BackendFexit, "fexit_conntrack_in", []string{"nf_conntrack_in"}}},
+		Tells:  "which connection a packet belongs to and in what state that is, or that the table is full",
+		Lost:   "the state of connections, and that a packet was dropped because the table is full",
+		Cost:   "one load, per packet in namespaces that use conntrack",
+	},
+	{
+		Name: "nat_manip", Group: "nat", Hook: bpf.HookNAT, Module: "nf_nat",
+		Attach: []Attachment{
+			{BackendFentry, "fentry_nat_manip", []string{"nf_nat_manip_pkt"}},
+			{BackendKprobe, "kprobe_nat_manip", []string{"nf_nat_manip_pkt"}},
+		},
+		Tells: "NAT changes an end of a packet: DNAT, SNAT or masquerade, or one of these undone; which answers to expect",
+		Lost:  "which NAT changed an address: only the change is seen; answers are followed only where they match the filter",
+		Cost:  "one load, per translated packet",
+	},
+	{
+		Name: "bridge_forward", Group: "bridge", Hook: bpf.HookBridgeForward, Module: "bridge", Listed: true,
+		Attach: []Attachment{
+			{BackendFentry, "fentry_br_forward", []string{"br_forward"}},
+			{BackendKprobe, "kprobe_br_forward", []string{"br_forward"}},
+		},
+		Tells: "a bridge knows the port of a frame's address, and whether that may send it; whether br_netfilter saw the frame",
+		Lost:  "why a bridge does not pass a frame on",
+		Cost:  "one load, per frame through a bridge",
+	},
+	{
+		Name: "bridge_flood", Group: "bridge", Hook: bpf.HookBridgeFlood, Module: "bridge", Listed: true,
+		Attach: []Attachment{
+			{BackendFentry, "fentry_br_flood", []string{"br_flood"}},
+			{BackendKprobe, "kprobe_br_flood", []string{"br_flood"}},
+		},
+		Tells: "a bridge floods a frame: it does not know the address, or everybody is to have it",
+		Lost:  "that copies of a frame are there because a bridge floods it",
+		Cost:  "one load, per flooded frame",
+	},
+	{
+		Name: "bridge_up", Group: "bridge", Hook: bpf.HookBridgeForward, Module: "bridge", Listed: true,
+		Attach: []Attachment{
+			{BackendFentry, "fentry_br_up", []string{"br_pass_frame_up"}},
+			{BackendKprobe, "kprobe_br_up", []string{"br_pass_frame_up"}},
+		},
+		Tells: "a frame is for the bridge itself and goes up",
+		Lost:  "that a bridge takes a frame for itself",
+		Cost:  "one load, per frame for a bridge itself",
+	},
 	{
 		Name: "kfree_skb", Group: "drop", Hook: bpf.HookKfreeSkb,
 		Attach: []Attachment{{BackendRawTP, "kfree_skb", []string{"kfree_skb"}}},

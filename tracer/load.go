@@ -29,6 +29,7 @@ type settings struct {
 	filter     Splicer
 	snapLen    int
 	limitNetns bool
+	replies    bool   // the other direction is wanted as well
 	ringBytes  uint32 // 0: as in the object
 }
 
@@ -69,10 +70,11 @@ func prepare(s settings, kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 		return nil, err
 	}
 	for name, v := range map[string]any{
-		"snaplen":      uint32(max(s.snapLen, parseLen)),
-		"limit_netns":  s.limitNetns,
-		"has_reason":   tracepointArgs(kernel, "kfree_skb") >= 3,
-		"has_location": tracepointArgs(kernel, "consume_skb") >= 2,
+		"snaplen":       uint32(max(s.snapLen, parseLen)),
+		"limit_netns":   s.limitNetns,
+		"learn_replies": s.replies,
+		"has_reason":    tracepointArgs(kernel, "kfree_skb") >= 3,
+		"has_location":  tracepointArgs(kernel, "consume_skb") >= 2,
 	} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return nil, fmt.Errorf("set %s in the programs: %w", name, err)

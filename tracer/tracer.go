@@ -114,6 +114,7 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 	}()
 	t.programs, err = load(settings{
 		filter: opts.Filter, snapLen: opts.SnapLen, limitNetns: len(opts.Netns) > 0, ringBytes: opts.RingBytes,
+		replies: opts.Session.FollowReply,
 	}, opts.Groups)
 	if err != nil {
 		if errors.Is(err, unix.EPERM) && !privileged() {

@@ -34,8 +34,12 @@ func TestTraceTellsWhatIPVSDecides(t *testing.T) {
 			}
 			all := parseJourneys(t, tr.stop(t))
 			var named []string
-			known := 0
+			known, begun := 0, 0
 			for _, j := range all {
+				// A masqueraded answer has the realserver's address until the director changes it.
+				if j.Packet.Flags == "S." && strings.HasPrefix(j.Hops[0].Netns, "wm-ipvs-rs") {
+					begun++
+				}
 				for _, h := range j.Hops {
 					if h.Group != "ipvs" || h.Hook != "forward" {
 						continue
@@ -58,6 +62,9 @@ func TestTraceTellsWhatIPVSDecides(t *testing.T) {
 			}
 			if !slices.Equal(slices.Sorted(slices.Values(named)), slices.Sorted(slices.Values(answered))) || len(named) != 4 {
 				t.Errorf("waymark names %v, these answered: %v", named, answered)
+			}
+			if tt.method == "masq" && begun != 4 {
+				t.Errorf("%d of 4 answers were followed from their beginning", begun)
 			}
 			if known < 4*2 { // an ACK, data, and the end of each connection
 				t.Errorf("%d packets of known connections", known)
