@@ -67,7 +67,9 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	j.Hops = make([]Hop, 0, len(o.events)+2)
 	for i := range o.events {
 		b.event(&o.events[i])
+		b.had(&o.events[i].rec)
 	}
+	b.marks()
 	j.until = o.until(uint64(s.opt.Linger))
 	if n := len(j.Hops); n > 0 {
 		j.DurationNs = j.Hops[n-1].TNs

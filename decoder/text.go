@@ -289,6 +289,8 @@ func (h *Hop) markText() string {
 	switch {
 	case h.Mark == nil:
 		return ""
+	case h.markWas != nil && h.markHow != "":
+		return "mark " + markText(*h.markWas) + " → " + markText(*h.Mark) + ", " + h.markHow
 	case h.markWas != nil:
 		return "mark " + markText(*h.markWas) + " → " + markText(*h.Mark)
 	case h.markNew:
