@@ -23,6 +23,13 @@ type QueueExt = WaymarkQueueExt
 // IPVSExt is what records of the ipvs group carry besides (struct ipvs_ext).
 type IPVSExt = WaymarkIpvsExt
 
+// SocketExt is what records of the socket group carry besides, but for
+// HookSocketReject and HookSocketICMP (struct socket_ext).
+type SocketExt = WaymarkSocketExt
+
+// ICMPExt is what records of HookSocketICMP carry besides (struct icmp_ext).
+type ICMPExt = WaymarkIcmpExt
+
 // RecordSize is the size of the header in bytes.
 const RecordSize = int(unsafe.Sizeof(Record{}))
 
@@ -42,7 +49,13 @@ const (
 	HookIPVSForward  = WaymarkHookHOOK_IPVS_FORWARD
 	HookIPVSReply    = WaymarkHookHOOK_IPVS_REPLY
 	HookSkbSegment   = WaymarkHookHOOK_SKB_SEGMENT
-	HookMax          = WaymarkHookHOOK_MAX
+
+	HookSocketReceive = WaymarkHookHOOK_SOCKET_RECEIVE
+	HookSocketReset   = WaymarkHookHOOK_SOCKET_RESET
+	HookSocketReject  = WaymarkHookHOOK_SOCKET_REJECT
+	HookSocketICMP    = WaymarkHookHOOK_SOCKET_ICMP
+
+	HookMax = WaymarkHookHOOK_MAX
 )
 
 // What is special about a record (enum record_flags).
@@ -85,7 +98,9 @@ func (r *Record) Encode(ext, snapshot []byte) []byte {
 }
 
 // Ext is what records of some groups carry besides.
-type Ext interface{ QueueExt | IPVSExt }
+type Ext interface {
+	QueueExt | IPVSExt | SocketExt | ICMPExt
+}
 
 // DecodeExt reads a record's hook part. It fails if that is too short; of a
 // longer one, which a newer waymark wrote, it takes what it knows.
@@ -107,6 +122,12 @@ func EncodeExt[T Ext](x T) []byte {
 const (
 	IPVSNew  = uint8(WaymarkIpvsFlagsIPVS_NEW)
 	IPVSDest = uint8(WaymarkIpvsFlagsIPVS_DEST)
+)
+
+// What is special about a socket (enum socket_flags).
+const (
+	SocketNone = uint8(WaymarkSocketFlagsSOCKET_NONE)
+	SocketDead = uint8(WaymarkSocketFlagsSOCKET_DEAD)
 )
 
 // SrcAddr is the source address, IPv4 as IPv4; invalid if the packet is not IP.

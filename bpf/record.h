@@ -3,8 +3,8 @@
  * record.h: the one record every hook writes.
  *
  * A record is this fixed header, then ext_len bytes that belong to the hook
- * (struct queue_ext and ipvs_ext for those groups, nothing for the others), then
- * snap_len bytes of the packet. User
+ * (struct queue_ext, ipvs_ext and the like for those groups, nothing for the
+ * others), then snap_len bytes of the packet. User
  * space reads the same layout through the Go type that bpf2go makes of it, so
  * every field has its natural alignment and there is no hidden padding.
  *
@@ -29,7 +29,13 @@ enum hook {
 	HOOK_IPVS_FORWARD = 9,	/* ipvs group: the director sends the packet to a destination */
 	HOOK_IPVS_REPLY = 10,	/* ipvs group: a reply gets the service's address back (masq) */
 	HOOK_SKB_SEGMENT = 11,	/* free group: cut from a big packet; trail is the segment's */
-	HOOK_MAX = 32,		/* size of the per-hook counters; room for later groups */
+
+	HOOK_SOCKET_RECEIVE = 20, /* socket group: a socket is given the packet */
+	HOOK_SOCKET_RESET = 21,	  /* socket group: TCP answers it with a reset */
+	HOOK_SOCKET_REJECT = 22,  /* socket group: netfilter answers it with a reset */
+	HOOK_SOCKET_ICMP = 23,	  /* socket group: the kernel answers it with an ICMP error */
+
+	HOOK_MAX = 32, /* size of the per-hook counters; room for later groups */
 };
 
 /* What is special about this record. */
@@ -118,6 +124,43 @@ struct ipvs_ext {
 	__u8 daf;     /* of the destination */
 	__u8 method;  /* IP_VS_CONN_F_FWD_MASK: 0 masq, 1 local, 2 tunnel, 3 direct, 4 bypass */
 	__u8 flags;   /* enum ipvs_flags */
+	__u16 pad;
+};
+
+/* What is special about a socket. */
+enum socket_flags {
+	SOCKET_NONE = 1 << 0, /* there is none (HOOK_SOCKET_RESET) */
+	SOCKET_DEAD = 1 << 1, /* its process has closed it */
+};
+
+/*
+ * What the socket group adds: the socket (struct sock). Addresses and ports as
+ * on the wire, IPv4 in the first four bytes; zeros are any address. Of one in
+ * TIME_WAIT the kernel keeps the addresses alone.
+ */
+struct socket_ext {
+	__u8 laddr[16];	   /* local */
+	__u8 raddr[16];	   /* remote, if connected */
+	__u64 inode;	   /* of the file, as in /proc/PID/fd; 0: no process has it open */
+	__u32 uid;	   /* of who made it, as the initial user namespace numbers them */
+	__u32 ack_backlog; /* LISTEN: connections that wait to be accepted */
+	__u32 max_backlog; /* LISTEN: and how many may; one more is let in */
+	__u32 rmem;	   /* memory of what waits to be read, in bytes */
+	__u32 rcvbuf;	   /* and how much may */
+	__be16 lport;
+	__be16 rport;
+	__u16 protocol;
+	__u8 af;    /* 2 or 10, which has IPv4 as ::ffff:a.b.c.d */
+	__u8 state; /* TCP_ESTABLISHED 1 ... TCP_LISTEN 10 */
+	__u8 flags; /* enum socket_flags */
+	__u8 pad[3];
+};
+
+/* What HOOK_SOCKET_ICMP adds: the message that is to be sent. */
+struct icmp_ext {
+	__u32 info; /* second word of its header; IPv4: as on the wire, IPv6: native */
+	__u8 type;  /* of ICMP or ICMPv6, as the packet */
+	__u8 code;
 	__u16 pad;
 };
 

@@ -9,6 +9,7 @@
 #include "free.c"
 #include "queue.c"
 #include "ipvs.c"
+#include "socket.c"
 
 /* The kernel needs a GPL-compatible licence for the helpers that read memory. */
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -19,5 +20,8 @@ const struct hook_stats *unused_stats __attribute__((unused));
 const struct queue_ext *unused_queue_ext __attribute__((unused));
 const struct ipvs_ext *unused_ipvs_ext __attribute__((unused));
 const enum ipvs_flags *unused_ipvs_flags __attribute__((unused));
+const struct socket_ext *unused_socket_ext __attribute__((unused));
+const enum socket_flags *unused_socket_flags __attribute__((unused));
+const struct icmp_ext *unused_icmp_ext __attribute__((unused));
 const enum hook *unused_hook __attribute__((unused));
 const enum record_flags *unused_flags __attribute__((unused));

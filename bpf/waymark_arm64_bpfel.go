@@ -16,19 +16,23 @@ import (
 type WaymarkHook uint32
 
 const (
-	WaymarkHookHOOK_NONE          WaymarkHook = 0
-	WaymarkHookHOOK_TC_INGRESS    WaymarkHook = 1
-	WaymarkHookHOOK_TC_EGRESS     WaymarkHook = 2
-	WaymarkHookHOOK_KFREE_SKB     WaymarkHook = 3
-	WaymarkHookHOOK_CONSUME_SKB   WaymarkHook = 4
-	WaymarkHookHOOK_KFREE_SKBMEM  WaymarkHook = 5
-	WaymarkHookHOOK_SKB_CLONE     WaymarkHook = 6
-	WaymarkHookHOOK_QUEUE_ENTER   WaymarkHook = 7
-	WaymarkHookHOOK_QUEUE_VERDICT WaymarkHook = 8
-	WaymarkHookHOOK_IPVS_FORWARD  WaymarkHook = 9
-	WaymarkHookHOOK_IPVS_REPLY    WaymarkHook = 10
-	WaymarkHookHOOK_SKB_SEGMENT   WaymarkHook = 11
-	WaymarkHookHOOK_MAX           WaymarkHook = 32
+	WaymarkHookHOOK_NONE           WaymarkHook = 0
+	WaymarkHookHOOK_TC_INGRESS     WaymarkHook = 1
+	WaymarkHookHOOK_TC_EGRESS      WaymarkHook = 2
+	WaymarkHookHOOK_KFREE_SKB      WaymarkHook = 3
+	WaymarkHookHOOK_CONSUME_SKB    WaymarkHook = 4
+	WaymarkHookHOOK_KFREE_SKBMEM   WaymarkHook = 5
+	WaymarkHookHOOK_SKB_CLONE      WaymarkHook = 6
+	WaymarkHookHOOK_QUEUE_ENTER    WaymarkHook = 7
+	WaymarkHookHOOK_QUEUE_VERDICT  WaymarkHook = 8
+	WaymarkHookHOOK_IPVS_FORWARD   WaymarkHook = 9
+	WaymarkHookHOOK_IPVS_REPLY     WaymarkHook = 10
+	WaymarkHookHOOK_SKB_SEGMENT    WaymarkHook = 11
+	WaymarkHookHOOK_SOCKET_RECEIVE WaymarkHook = 20
+	WaymarkHookHOOK_SOCKET_RESET   WaymarkHook = 21
+	WaymarkHookHOOK_SOCKET_REJECT  WaymarkHook = 22
+	WaymarkHookHOOK_SOCKET_ICMP    WaymarkHook = 23
+	WaymarkHookHOOK_MAX            WaymarkHook = 32
 )
 
 type WaymarkHookStats struct {
@@ -37,6 +41,14 @@ type WaymarkHookStats struct {
 	Lost      uint64
 	Untracked uint64
 	Seen      uint64
+}
+
+type WaymarkIcmpExt struct {
+	_    structs.HostLayout
+	Info uint32
+	Type uint8
+	Code uint8
+	Pad  uint16
 }
 
 type WaymarkIpvsExt struct {
@@ -127,6 +139,32 @@ const (
 	WaymarkRecordFlagsRECORD_TRUNC  WaymarkRecordFlags = 32
 )
 
+type WaymarkSocketExt struct {
+	_          structs.HostLayout
+	Laddr      [16]uint8
+	Raddr      [16]uint8
+	Inode      uint64
+	Uid        uint32
+	AckBacklog uint32
+	MaxBacklog uint32
+	Rmem       uint32
+	Rcvbuf     uint32
+	Lport      uint16
+	Rport      uint16
+	Protocol   uint16
+	Af         uint8
+	State      uint8
+	Flags      uint8
+	Pad        [3]uint8
+}
+
+type WaymarkSocketFlags uint32
+
+const (
+	WaymarkSocketFlagsSOCKET_NONE WaymarkSocketFlags = 1
+	WaymarkSocketFlagsSOCKET_DEAD WaymarkSocketFlags = 2
+)
+
 type WaymarkTrail struct {
 	_            structs.HostLayout
 	Id           uint64
@@ -163,13 +201,18 @@ const (
 	WaymarkProgFexitSkbClone         = "fexit_skb_clone"
 	WaymarkProgFexitSkbCopy          = "fexit_skb_copy"
 	WaymarkProgKfreeSkb              = "kfree_skb"
+	WaymarkProgKprobeIcmpError       = "kprobe_icmp_error"
 	WaymarkProgKprobeIpvsReply       = "kprobe_ipvs_reply"
 	WaymarkProgKprobeIpvsXmit        = "kprobe_ipvs_xmit"
 	WaymarkProgKprobeKfreeSkbmem     = "kprobe_kfree_skbmem"
 	WaymarkProgKprobeNapiSkbCachePut = "kprobe_napi_skb_cache_put"
+	WaymarkProgKprobeNfReset         = "kprobe_nf_reset"
 	WaymarkProgKprobeNfqnlEnqueue    = "kprobe_nfqnl_enqueue"
 	WaymarkProgKprobeNfqnlReinject   = "kprobe_nfqnl_reinject"
+	WaymarkProgKprobeSocketReceive   = "kprobe_socket_receive"
+	WaymarkProgKprobeTcpReset        = "kprobe_tcp_reset"
 	WaymarkProgMultiIpvsXmit         = "multi_ipvs_xmit"
+	WaymarkProgMultiSocketReceive    = "multi_socket_receive"
 	WaymarkProgTcEgress              = "tc_egress"
 	WaymarkProgTcIngress             = "tc_ingress"
 	WaymarkVarHasLocation            = "has_location"
@@ -179,10 +222,13 @@ const (
 	WaymarkVarTracked                = "tracked"
 	WaymarkVarUnusedFlags            = "unused_flags"
 	WaymarkVarUnusedHook             = "unused_hook"
+	WaymarkVarUnusedIcmpExt          = "unused_icmp_ext"
 	WaymarkVarUnusedIpvsExt          = "unused_ipvs_ext"
 	WaymarkVarUnusedIpvsFlags        = "unused_ipvs_flags"
 	WaymarkVarUnusedQueueExt         = "unused_queue_ext"
 	WaymarkVarUnusedRecord           = "unused_record"
+	WaymarkVarUnusedSocketExt        = "unused_socket_ext"
+	WaymarkVarUnusedSocketFlags      = "unused_socket_flags"
 	WaymarkVarUnusedStats            = "unused_stats"
 )
 
@@ -238,13 +284,18 @@ type WaymarkProgramSpecs struct {
 	FexitSkbClone         *ebpf.ProgramSpec `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.ProgramSpec `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.ProgramSpec `ebpf:"kfree_skb"`
+	KprobeIcmpError       *ebpf.ProgramSpec `ebpf:"kprobe_icmp_error"`
 	KprobeIpvsReply       *ebpf.ProgramSpec `ebpf:"kprobe_ipvs_reply"`
 	KprobeIpvsXmit        *ebpf.ProgramSpec `ebpf:"kprobe_ipvs_xmit"`
 	KprobeKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"kprobe_napi_skb_cache_put"`
+	KprobeNfReset         *ebpf.ProgramSpec `ebpf:"kprobe_nf_reset"`
 	KprobeNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_enqueue"`
 	KprobeNfqnlReinject   *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_reinject"`
+	KprobeSocketReceive   *ebpf.ProgramSpec `ebpf:"kprobe_socket_receive"`
+	KprobeTcpReset        *ebpf.ProgramSpec `ebpf:"kprobe_tcp_reset"`
 	MultiIpvsXmit         *ebpf.ProgramSpec `ebpf:"multi_ipvs_xmit"`
+	MultiSocketReceive    *ebpf.ProgramSpec `ebpf:"multi_socket_receive"`
 	TcEgress              *ebpf.ProgramSpec `ebpf:"tc_egress"`
 	TcIngress             *ebpf.ProgramSpec `ebpf:"tc_ingress"`
 }
@@ -264,18 +315,21 @@ type WaymarkMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkVariableSpecs struct {
-	HasLocation     *ebpf.VariableSpec `ebpf:"has_location"`
-	HasReason       *ebpf.VariableSpec `ebpf:"has_reason"`
-	LimitNetns      *ebpf.VariableSpec `ebpf:"limit_netns"`
-	Snaplen         *ebpf.VariableSpec `ebpf:"snaplen"`
-	Tracked         *ebpf.VariableSpec `ebpf:"tracked"`
-	UnusedFlags     *ebpf.VariableSpec `ebpf:"unused_flags"`
-	UnusedHook      *ebpf.VariableSpec `ebpf:"unused_hook"`
-	UnusedIpvsExt   *ebpf.VariableSpec `ebpf:"unused_ipvs_ext"`
-	UnusedIpvsFlags *ebpf.VariableSpec `ebpf:"unused_ipvs_flags"`
-	UnusedQueueExt  *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
-	UnusedRecord    *ebpf.VariableSpec `ebpf:"unused_record"`
-	UnusedStats     *ebpf.VariableSpec `ebpf:"unused_stats"`
+	HasLocation       *ebpf.VariableSpec `ebpf:"has_location"`
+	HasReason         *ebpf.VariableSpec `ebpf:"has_reason"`
+	LimitNetns        *ebpf.VariableSpec `ebpf:"limit_netns"`
+	Snaplen           *ebpf.VariableSpec `ebpf:"snaplen"`
+	Tracked           *ebpf.VariableSpec `ebpf:"tracked"`
+	UnusedFlags       *ebpf.VariableSpec `ebpf:"unused_flags"`
+	UnusedHook        *ebpf.VariableSpec `ebpf:"unused_hook"`
+	UnusedIcmpExt     *ebpf.VariableSpec `ebpf:"unused_icmp_ext"`
+	UnusedIpvsExt     *ebpf.VariableSpec `ebpf:"unused_ipvs_ext"`
+	UnusedIpvsFlags   *ebpf.VariableSpec `ebpf:"unused_ipvs_flags"`
+	UnusedQueueExt    *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
+	UnusedRecord      *ebpf.VariableSpec `ebpf:"unused_record"`
+	UnusedSocketExt   *ebpf.VariableSpec `ebpf:"unused_socket_ext"`
+	UnusedSocketFlags *ebpf.VariableSpec `ebpf:"unused_socket_flags"`
+	UnusedStats       *ebpf.VariableSpec `ebpf:"unused_stats"`
 }
 
 // WaymarkObjects contains all objects after they have been loaded into the kernel.
@@ -319,18 +373,21 @@ func (m *WaymarkMaps) Close() error {
 //
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkVariables struct {
-	HasLocation     *ebpf.Variable `ebpf:"has_location"`
-	HasReason       *ebpf.Variable `ebpf:"has_reason"`
-	LimitNetns      *ebpf.Variable `ebpf:"limit_netns"`
-	Snaplen         *ebpf.Variable `ebpf:"snaplen"`
-	Tracked         *ebpf.Variable `ebpf:"tracked"`
-	UnusedFlags     *ebpf.Variable `ebpf:"unused_flags"`
-	UnusedHook      *ebpf.Variable `ebpf:"unused_hook"`
-	UnusedIpvsExt   *ebpf.Variable `ebpf:"unused_ipvs_ext"`
-	UnusedIpvsFlags *ebpf.Variable `ebpf:"unused_ipvs_flags"`
-	UnusedQueueExt  *ebpf.Variable `ebpf:"unused_queue_ext"`
-	UnusedRecord    *ebpf.Variable `ebpf:"unused_record"`
-	UnusedStats     *ebpf.Variable `ebpf:"unused_stats"`
+	HasLocation       *ebpf.Variable `ebpf:"has_location"`
+	HasReason         *ebpf.Variable `ebpf:"has_reason"`
+	LimitNetns        *ebpf.Variable `ebpf:"limit_netns"`
+	Snaplen           *ebpf.Variable `ebpf:"snaplen"`
+	Tracked           *ebpf.Variable `ebpf:"tracked"`
+	UnusedFlags       *ebpf.Variable `ebpf:"unused_flags"`
+	UnusedHook        *ebpf.Variable `ebpf:"unused_hook"`
+	UnusedIcmpExt     *ebpf.Variable `ebpf:"unused_icmp_ext"`
+	UnusedIpvsExt     *ebpf.Variable `ebpf:"unused_ipvs_ext"`
+	UnusedIpvsFlags   *ebpf.Variable `ebpf:"unused_ipvs_flags"`
+	UnusedQueueExt    *ebpf.Variable `ebpf:"unused_queue_ext"`
+	UnusedRecord      *ebpf.Variable `ebpf:"unused_record"`
+	UnusedSocketExt   *ebpf.Variable `ebpf:"unused_socket_ext"`
+	UnusedSocketFlags *ebpf.Variable `ebpf:"unused_socket_flags"`
+	UnusedStats       *ebpf.Variable `ebpf:"unused_stats"`
 }
 
 // WaymarkPrograms contains all programs after they have been loaded into the kernel.
@@ -347,13 +404,18 @@ type WaymarkPrograms struct {
 	FexitSkbClone         *ebpf.Program `ebpf:"fexit_skb_clone"`
 	FexitSkbCopy          *ebpf.Program `ebpf:"fexit_skb_copy"`
 	KfreeSkb              *ebpf.Program `ebpf:"kfree_skb"`
+	KprobeIcmpError       *ebpf.Program `ebpf:"kprobe_icmp_error"`
 	KprobeIpvsReply       *ebpf.Program `ebpf:"kprobe_ipvs_reply"`
 	KprobeIpvsXmit        *ebpf.Program `ebpf:"kprobe_ipvs_xmit"`
 	KprobeKfreeSkbmem     *ebpf.Program `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.Program `ebpf:"kprobe_napi_skb_cache_put"`
+	KprobeNfReset         *ebpf.Program `ebpf:"kprobe_nf_reset"`
 	KprobeNfqnlEnqueue    *ebpf.Program `ebpf:"kprobe_nfqnl_enqueue"`
 	KprobeNfqnlReinject   *ebpf.Program `ebpf:"kprobe_nfqnl_reinject"`
+	KprobeSocketReceive   *ebpf.Program `ebpf:"kprobe_socket_receive"`
+	KprobeTcpReset        *ebpf.Program `ebpf:"kprobe_tcp_reset"`
 	MultiIpvsXmit         *ebpf.Program `ebpf:"multi_ipvs_xmit"`
+	MultiSocketReceive    *ebpf.Program `ebpf:"multi_socket_receive"`
 	TcEgress              *ebpf.Program `ebpf:"tc_egress"`
 	TcIngress             *ebpf.Program `ebpf:"tc_ingress"`
 }
@@ -370,13 +432,18 @@ func (p *WaymarkPrograms) Close() error {
 		p.FexitSkbClone,
 		p.FexitSkbCopy,
 		p.KfreeSkb,
+		p.KprobeIcmpError,
 		p.KprobeIpvsReply,
 		p.KprobeIpvsXmit,
 		p.KprobeKfreeSkbmem,
 		p.KprobeNapiSkbCachePut,
+		p.KprobeNfReset,
 		p.KprobeNfqnlEnqueue,
 		p.KprobeNfqnlReinject,
+		p.KprobeSocketReceive,
+		p.KprobeTcpReset,
 		p.MultiIpvsXmit,
+		p.MultiSocketReceive,
 		p.TcEgress,
 		p.TcIngress,
 	)

@@ -42,6 +42,10 @@ type branch struct {
 	cutHop   int         // the hop that tells of that
 	freed    string      // symbol that freed it after normal use
 	freedT   uint64      // when, ns since the start
+
+	socket  *SocketDetail // that was given it, since it entered a device
+	socketT uint64        // when, ns since the start
+	answer  *AnswerDetail // that it was refused with, likewise
 }
 
 // build makes the journey of o.
@@ -118,6 +122,10 @@ func (b *builder) event(e *event) {
 		b.returned(br, e)
 	case bpf.HookIPVSForward, bpf.HookIPVSReply:
 		b.directed(br, e)
+	case bpf.HookSocketReceive:
+		b.received(br, e)
+	case bpf.HookSocketReset, bpf.HookSocketReject, bpf.HookSocketICMP:
+		b.refused(br, e)
 	case bpf.HookSkbClone:
 		b.copied(br, e)
 	case bpf.HookSkbSegment:
@@ -164,6 +172,7 @@ func (b *builder) device(br *branch, e *event) {
 	entered := br.dev == nil || br.dev.rec.Netns != e.rec.Netns
 	br.last, br.seen, br.mark = t, true, mark
 	br.dev, br.own, br.ipvs = e, true, nil
+	br.socket, br.answer = nil, nil // a tunnel's socket passes it on, a redirect is no refusal
 	if entered && hook == "ingress" && mark != 0 {
 		b.markedOnEntry(br, e)
 	}

@@ -133,6 +133,8 @@ func hookName(h uint16) string {
 		return "queue"
 	case bpf.HookIPVSForward, bpf.HookIPVSReply:
 		return "ipvs"
+	case bpf.HookSocketReceive, bpf.HookSocketReset, bpf.HookSocketReject, bpf.HookSocketICMP:
+		return "socket"
 	case 0:
 		return "kernel"
 	}

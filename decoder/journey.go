@@ -29,6 +29,7 @@ const (
 	GroupQueue  = "queue"
 	GroupIPVS   = "ipvs"
 	GroupBridge = "bridge"
+	GroupSocket = "socket"
 	GroupDrop   = "drop"
 	GroupFree   = "free"
 )

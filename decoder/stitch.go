@@ -182,6 +182,9 @@ func (s *Stitcher) oldest() uint64 {
 // take files the record under its journey and reports whether that is new.
 func (s *Stitcher) take(r *bpf.Record, ext, snap []byte) bool {
 	s.frags.note(r)
+	if r.Hook == uint16(bpf.HookSocketReceive) {
+		s.world.heard(r, ext)
+	}
 	o, fresh := s.journey(r)
 	if o == nil {
 		return false

@@ -198,6 +198,10 @@ func (w *TextWriter) hop(h *Hop) string {
 		s = fmt.Sprintf("cut into %d segments, which go on by themselves", d.Segments)
 	case *IPVSDetail:
 		s = d.text(h.Hook)
+	case *SocketDetail:
+		s = d.text()
+	case *AnswerDetail:
+		s = d.text()
 	case *BridgeDetail:
 		s = "bridge " + d.Bridge + " forwards"
 	case *CopyDetail:

@@ -26,6 +26,9 @@ type world struct {
 	reasons map[uint32]string
 	macs    map[string]*Device
 	losses  []Loss // those that journeys still to be told may have had
+
+	owners    owners
+	listeners map[listenerKey]uint64 // inode of the socket
 }
 
 // view is one namespace as it was known at some point of the stream. A record
@@ -52,6 +55,8 @@ func newWorld() *world {
 		symbols: map[uint64]string{},
 		reasons: map[uint32]string{},
 		macs:    map[string]*Device{},
+
+		listeners: map[listenerKey]uint64{},
 	}
 }
 
@@ -78,6 +83,8 @@ func (w *world) apply(c *Context) {
 		if v := w.change(c.Queues.Netns); v != nil {
 			v.queues = c.Queues
 		}
+	case c.Process != nil:
+		w.owners.add(c.Process)
 	case c.Symbol != nil:
 		if len(w.symbols) < maxSymbols {
 			w.symbols[c.Symbol.Addr] = c.Symbol.Name

@@ -24,6 +24,7 @@ type stream struct {
 	kernel  *symbols         // loaded when first needed
 	reasons map[uint32]string
 	named   map[uint32]bool // reasons told
+	owners  *owners
 	rec     bpf.Record
 	cut     []byte // a record shortened to the snapshot length asked for
 	read    uint64 // boot time: every record from before it was passed on
@@ -36,7 +37,7 @@ type stream struct {
 func newStream(opts Options, s decoder.Session) *stream {
 	return &stream{
 		opts: opts, session: s, sink: opts.Sink,
-		places: map[uint32]*told{}, symbols: map[uint64]bool{}, named: map[uint32]bool{},
+		places: map[uint32]*told{}, symbols: map[uint64]bool{}, named: map[uint32]bool{}, owners: newOwners(),
 	}
 }
 
@@ -64,6 +65,11 @@ func (s *stream) record(raw []byte) error {
 	s.readTo(s.rec.TimeNs)
 	if err := s.needs(&s.rec); err != nil {
 		return err
+	}
+	if bpf.Hook(s.rec.Hook) == bpf.HookSocketReceive {
+		if err := s.needsOwner(s.rec.Ext(raw)); err != nil {
+			return err
+		}
 	}
 	if cut := s.opts.SnapLen; len(snap) > cut {
 		// The kernel captured more, to parse; keep what was asked for. The
