@@ -120,12 +120,56 @@ struct net_device {
 	int ifindex;
 } CORE;
 
+struct in6_addr {
+	__u8 s6_addr[16];
+};
+
 struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	unsigned char skc_state;
 	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
+} CORE;
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	unsigned int val;
+} kuid_t;
+
+/* include/net/sock.h: the socket as a file. */
+struct inode {
+	unsigned long i_ino;
+} CORE;
+
+struct socket {
+	int state;
+} CORE;
+
+struct socket_alloc {
+	struct socket socket;
+	struct inode vfs_inode;
 } CORE;
 
 struct sock {
 	struct sock_common __sk_common;
+	struct {
+		atomic_t rmem_alloc;
+	} sk_backlog;
+	int sk_rcvbuf;
+	__u16 sk_protocol;
+	__u32 sk_ack_backlog;
+	__u32 sk_max_ack_backlog;
+	kuid_t sk_uid;
+	struct socket *sk_socket;
 } CORE;
 
 struct sk_buff {
@@ -182,10 +226,6 @@ struct ip_vs_scheduler {
 struct ip_vs_service {
 	struct ip_vs_scheduler *scheduler;
 } CORE;
-
-typedef struct {
-	int counter;
-} atomic_t;
 
 struct ip_vs_dest {
 	atomic_t weight;

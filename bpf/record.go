@@ -36,6 +36,13 @@ type ConntrackExt = WaymarkConntrackExt
 // BridgeExt is what records of the bridge group carry besides (struct bridge_ext).
 type BridgeExt = WaymarkBridgeExt
 
+// SocketExt is what records of the socket group carry besides, but for
+// HookSocketReject and HookSocketICMP (struct socket_ext).
+type SocketExt = WaymarkSocketExt
+
+// ICMPExt is what records of HookSocketICMP carry besides (struct icmp_ext).
+type ICMPExt = WaymarkIcmpExt
+
 // RecordSize is the size of the header in bytes.
 const RecordSize = int(unsafe.Sizeof(Record{}))
 
@@ -61,6 +68,10 @@ const (
 	HookConntrack     = WaymarkHookHOOK_CONNTRACK
 	HookBridgeForward = WaymarkHookHOOK_BRIDGE_FORWARD
 	HookBridgeFlood   = WaymarkHookHOOK_BRIDGE_FLOOD
+	HookSocketReceive = WaymarkHookHOOK_SOCKET_RECEIVE
+	HookSocketReset   = WaymarkHookHOOK_SOCKET_RESET
+	HookSocketReject  = WaymarkHookHOOK_SOCKET_REJECT
+	HookSocketICMP    = WaymarkHookHOOK_SOCKET_ICMP
 	HookMax           = WaymarkHookHOOK_MAX
 )
 
@@ -105,7 +116,7 @@ func (r *Record) Encode(ext, snapshot []byte) []byte {
 
 // Ext is what records of some groups carry besides.
 type Ext interface {
-	QueueExt | IPVSExt | NetfilterExt | NATExt | ConntrackExt | BridgeExt
+	QueueExt | IPVSExt | NetfilterExt | NATExt | ConntrackExt | BridgeExt | SocketExt | ICMPExt
 }
 
 // DecodeExt reads a record's hook part. It fails if that is too short; of a
@@ -141,6 +152,12 @@ const ConntrackFound = uint8(WaymarkConntrackFlagsCONNTRACK_FOUND)
 
 // BridgeNetfilter: br_netfilter saw the frame (enum bridge_flags).
 const BridgeNetfilter = uint8(WaymarkBridgeFlagsBRIDGE_NETFILTER)
+
+// What is special about a socket (enum socket_flags).
+const (
+	SocketNone = uint8(WaymarkSocketFlagsSOCKET_NONE)
+	SocketDead = uint8(WaymarkSocketFlagsSOCKET_DEAD)
+)
 
 // SrcAddr is the source address, IPv4 as IPv4; invalid if the packet is not IP.
 func (r *Record) SrcAddr() netip.Addr { return r.addr(r.Src) }

@@ -3,10 +3,10 @@
  * record.h: the one record every hook writes.
  *
  * A record is this fixed header, then ext_len bytes that belong to the hook
- * (struct queue_ext, ipvs_ext and netfilter_ext for those groups, nothing for
- * the others), then snap_len bytes of the packet. User space reads the same
- * layout through the Go type that bpf2go makes of it, so every field has its
- * natural alignment and there is no hidden padding.
+ * (struct queue_ext, ipvs_ext and the like for those groups, nothing for the
+ * others), then snap_len bytes of the packet. User
+ * space reads the same layout through the Go type that bpf2go makes of it, so
+ * every field has its natural alignment and there is no hidden padding.
  *
  * Byte order: addresses and ports as on the wire, everything else native
  * (little endian on all machines waymark is built for).
@@ -36,6 +36,11 @@ enum hook {
 	HOOK_CONNTRACK = 17,	  /* nat group: which connection the packet belongs to; verdict */
 	HOOK_BRIDGE_FORWARD = 18, /* bridge group: the frame goes to one port, or up */
 	HOOK_BRIDGE_FLOOD = 19,	  /* bridge group: copies go to all ports that take it */
+
+	HOOK_SOCKET_RECEIVE = 20, /* socket group: a socket is given the packet */
+	HOOK_SOCKET_RESET = 21,	  /* socket group: TCP answers it with a reset */
+	HOOK_SOCKET_REJECT = 22,  /* socket group: netfilter answers it with a reset */
+	HOOK_SOCKET_ICMP = 23,	  /* socket group: the kernel answers it with an ICMP error */
 
 	HOOK_MAX = 32, /* size of the per-hook counters; room for later groups */
 };
@@ -198,6 +203,43 @@ struct bridge_ext {
 	__u8 port_state;  /* of that port: BR_STATE_*, 3 is forwarding */
 	__u8 flags;	  /* enum bridge_flags */
 	__u8 pad[2];
+};
+
+/* What is special about a socket. */
+enum socket_flags {
+	SOCKET_NONE = 1 << 0, /* there is none (HOOK_SOCKET_RESET) */
+	SOCKET_DEAD = 1 << 1, /* its process has closed it */
+};
+
+/*
+ * What the socket group adds: the socket (struct sock). Addresses and ports as
+ * on the wire, IPv4 in the first four bytes; zeros are any address. Of one in
+ * TIME_WAIT the kernel keeps the addresses alone.
+ */
+struct socket_ext {
+	__u8 laddr[16];	   /* local */
+	__u8 raddr[16];	   /* remote, if connected */
+	__u64 inode;	   /* of the file, as in /proc/PID/fd; 0: no process has it open */
+	__u32 uid;	   /* of who made it, as the initial user namespace numbers them */
+	__u32 ack_backlog; /* LISTEN: connections that wait to be accepted */
+	__u32 max_backlog; /* LISTEN: and how many may; one more is let in */
+	__u32 rmem;	   /* memory of what waits to be read, in bytes */
+	__u32 rcvbuf;	   /* and how much may */
+	__be16 lport;
+	__be16 rport;
+	__u16 protocol;
+	__u8 af;    /* 2 or 10, which has IPv4 as ::ffff:a.b.c.d */
+	__u8 state; /* TCP_ESTABLISHED 1 ... TCP_LISTEN 10 */
+	__u8 flags; /* enum socket_flags */
+	__u8 pad[3];
+};
+
+/* What HOOK_SOCKET_ICMP adds: the message that is to be sent. */
+struct icmp_ext {
+	__u32 info; /* second word of its header; IPv4: as on the wire, IPv6: native */
+	__u8 type;  /* of ICMP or ICMPv6, as the packet */
+	__u8 code;
+	__u16 pad;
 };
 
 /* Per CPU and hook: what was written and what was lost. Read live. */

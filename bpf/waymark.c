@@ -12,6 +12,7 @@
 #include "netfilter.c"
 #include "nat.c"
 #include "bridge.c"
+#include "socket.c"
 
 /* The kernel needs a GPL-compatible licence for the helpers that read memory. */
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -30,5 +31,8 @@ const struct conntrack_ext *unused_conntrack_ext __attribute__((unused));
 const enum conntrack_flags *unused_conntrack_flags __attribute__((unused));
 const struct bridge_ext *unused_bridge_ext __attribute__((unused));
 const enum bridge_flags *unused_bridge_flags __attribute__((unused));
+const struct socket_ext *unused_socket_ext __attribute__((unused));
+const enum socket_flags *unused_socket_flags __attribute__((unused));
+const struct icmp_ext *unused_icmp_ext __attribute__((unused));
 const enum hook *unused_hook __attribute__((unused));
 const enum record_flags *unused_flags __attribute__((unused));

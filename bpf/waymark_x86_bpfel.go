@@ -66,6 +66,10 @@ const (
 	WaymarkHookHOOK_CONNTRACK      WaymarkHook = 17
 	WaymarkHookHOOK_BRIDGE_FORWARD WaymarkHook = 18
 	WaymarkHookHOOK_BRIDGE_FLOOD   WaymarkHook = 19
+	WaymarkHookHOOK_SOCKET_RECEIVE WaymarkHook = 20
+	WaymarkHookHOOK_SOCKET_RESET   WaymarkHook = 21
+	WaymarkHookHOOK_SOCKET_REJECT  WaymarkHook = 22
+	WaymarkHookHOOK_SOCKET_ICMP    WaymarkHook = 23
 	WaymarkHookHOOK_MAX            WaymarkHook = 32
 )
 
@@ -75,6 +79,14 @@ type WaymarkHookStats struct {
 	Lost      uint64
 	Untracked uint64
 	Seen      uint64
+}
+
+type WaymarkIcmpExt struct {
+	_    structs.HostLayout
+	Info uint32
+	Type uint8
+	Code uint8
+	Pad  uint16
 }
 
 type WaymarkIpvsExt struct {
@@ -224,6 +236,32 @@ type WaymarkReplyKey struct {
 	Pad   [3]uint8
 }
 
+type WaymarkSocketExt struct {
+	_          structs.HostLayout
+	Laddr      [16]uint8
+	Raddr      [16]uint8
+	Inode      uint64
+	Uid        uint32
+	AckBacklog uint32
+	MaxBacklog uint32
+	Rmem       uint32
+	Rcvbuf     uint32
+	Lport      uint16
+	Rport      uint16
+	Protocol   uint16
+	Af         uint8
+	State      uint8
+	Flags      uint8
+	Pad        [3]uint8
+}
+
+type WaymarkSocketFlags uint32
+
+const (
+	WaymarkSocketFlagsSOCKET_NONE WaymarkSocketFlags = 1
+	WaymarkSocketFlagsSOCKET_DEAD WaymarkSocketFlags = 2
+)
+
 type WaymarkTrail struct {
 	_            structs.HostLayout
 	Id           uint64
@@ -274,14 +312,19 @@ const (
 	WaymarkProgKprobeBrFlood         = "kprobe_br_flood"
 	WaymarkProgKprobeBrForward       = "kprobe_br_forward"
 	WaymarkProgKprobeBrUp            = "kprobe_br_up"
+	WaymarkProgKprobeIcmpError       = "kprobe_icmp_error"
 	WaymarkProgKprobeIpvsReply       = "kprobe_ipvs_reply"
 	WaymarkProgKprobeIpvsXmit        = "kprobe_ipvs_xmit"
 	WaymarkProgKprobeKfreeSkbmem     = "kprobe_kfree_skbmem"
 	WaymarkProgKprobeNapiSkbCachePut = "kprobe_napi_skb_cache_put"
 	WaymarkProgKprobeNatManip        = "kprobe_nat_manip"
+	WaymarkProgKprobeNfReset         = "kprobe_nf_reset"
 	WaymarkProgKprobeNfqnlEnqueue    = "kprobe_nfqnl_enqueue"
 	WaymarkProgKprobeNfqnlReinject   = "kprobe_nfqnl_reinject"
+	WaymarkProgKprobeSocketReceive   = "kprobe_socket_receive"
+	WaymarkProgKprobeTcpReset        = "kprobe_tcp_reset"
 	WaymarkProgMultiIpvsXmit         = "multi_ipvs_xmit"
+	WaymarkProgMultiSocketReceive    = "multi_socket_receive"
 	WaymarkProgTcEgress              = "tc_egress"
 	WaymarkProgTcIngress             = "tc_ingress"
 	WaymarkVarHasLocation            = "has_location"
@@ -298,6 +341,7 @@ const (
 	WaymarkVarUnusedConntrackFlags   = "unused_conntrack_flags"
 	WaymarkVarUnusedFlags            = "unused_flags"
 	WaymarkVarUnusedHook             = "unused_hook"
+	WaymarkVarUnusedIcmpExt          = "unused_icmp_ext"
 	WaymarkVarUnusedIpvsExt          = "unused_ipvs_ext"
 	WaymarkVarUnusedIpvsFlags        = "unused_ipvs_flags"
 	WaymarkVarUnusedNatExt           = "unused_nat_ext"
@@ -306,6 +350,8 @@ const (
 	WaymarkVarUnusedNetfilterFlags   = "unused_netfilter_flags"
 	WaymarkVarUnusedQueueExt         = "unused_queue_ext"
 	WaymarkVarUnusedRecord           = "unused_record"
+	WaymarkVarUnusedSocketExt        = "unused_socket_ext"
+	WaymarkVarUnusedSocketFlags      = "unused_socket_flags"
 	WaymarkVarUnusedStats            = "unused_stats"
 )
 
@@ -373,14 +419,19 @@ type WaymarkProgramSpecs struct {
 	KprobeBrFlood         *ebpf.ProgramSpec `ebpf:"kprobe_br_flood"`
 	KprobeBrForward       *ebpf.ProgramSpec `ebpf:"kprobe_br_forward"`
 	KprobeBrUp            *ebpf.ProgramSpec `ebpf:"kprobe_br_up"`
+	KprobeIcmpError       *ebpf.ProgramSpec `ebpf:"kprobe_icmp_error"`
 	KprobeIpvsReply       *ebpf.ProgramSpec `ebpf:"kprobe_ipvs_reply"`
 	KprobeIpvsXmit        *ebpf.ProgramSpec `ebpf:"kprobe_ipvs_xmit"`
 	KprobeKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"kprobe_napi_skb_cache_put"`
 	KprobeNatManip        *ebpf.ProgramSpec `ebpf:"kprobe_nat_manip"`
+	KprobeNfReset         *ebpf.ProgramSpec `ebpf:"kprobe_nf_reset"`
 	KprobeNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_enqueue"`
 	KprobeNfqnlReinject   *ebpf.ProgramSpec `ebpf:"kprobe_nfqnl_reinject"`
+	KprobeSocketReceive   *ebpf.ProgramSpec `ebpf:"kprobe_socket_receive"`
+	KprobeTcpReset        *ebpf.ProgramSpec `ebpf:"kprobe_tcp_reset"`
 	MultiIpvsXmit         *ebpf.ProgramSpec `ebpf:"multi_ipvs_xmit"`
+	MultiSocketReceive    *ebpf.ProgramSpec `ebpf:"multi_socket_receive"`
 	TcEgress              *ebpf.ProgramSpec `ebpf:"tc_egress"`
 	TcIngress             *ebpf.ProgramSpec `ebpf:"tc_ingress"`
 }
@@ -416,6 +467,7 @@ type WaymarkVariableSpecs struct {
 	UnusedConntrackFlags *ebpf.VariableSpec `ebpf:"unused_conntrack_flags"`
 	UnusedFlags          *ebpf.VariableSpec `ebpf:"unused_flags"`
 	UnusedHook           *ebpf.VariableSpec `ebpf:"unused_hook"`
+	UnusedIcmpExt        *ebpf.VariableSpec `ebpf:"unused_icmp_ext"`
 	UnusedIpvsExt        *ebpf.VariableSpec `ebpf:"unused_ipvs_ext"`
 	UnusedIpvsFlags      *ebpf.VariableSpec `ebpf:"unused_ipvs_flags"`
 	UnusedNatExt         *ebpf.VariableSpec `ebpf:"unused_nat_ext"`
@@ -424,6 +476,8 @@ type WaymarkVariableSpecs struct {
 	UnusedNetfilterFlags *ebpf.VariableSpec `ebpf:"unused_netfilter_flags"`
 	UnusedQueueExt       *ebpf.VariableSpec `ebpf:"unused_queue_ext"`
 	UnusedRecord         *ebpf.VariableSpec `ebpf:"unused_record"`
+	UnusedSocketExt      *ebpf.VariableSpec `ebpf:"unused_socket_ext"`
+	UnusedSocketFlags    *ebpf.VariableSpec `ebpf:"unused_socket_flags"`
 	UnusedStats          *ebpf.VariableSpec `ebpf:"unused_stats"`
 }
 
@@ -486,6 +540,7 @@ type WaymarkVariables struct {
 	UnusedConntrackFlags *ebpf.Variable `ebpf:"unused_conntrack_flags"`
 	UnusedFlags          *ebpf.Variable `ebpf:"unused_flags"`
 	UnusedHook           *ebpf.Variable `ebpf:"unused_hook"`
+	UnusedIcmpExt        *ebpf.Variable `ebpf:"unused_icmp_ext"`
 	UnusedIpvsExt        *ebpf.Variable `ebpf:"unused_ipvs_ext"`
 	UnusedIpvsFlags      *ebpf.Variable `ebpf:"unused_ipvs_flags"`
 	UnusedNatExt         *ebpf.Variable `ebpf:"unused_nat_ext"`
@@ -494,6 +549,8 @@ type WaymarkVariables struct {
 	UnusedNetfilterFlags *ebpf.Variable `ebpf:"unused_netfilter_flags"`
 	UnusedQueueExt       *ebpf.Variable `ebpf:"unused_queue_ext"`
 	UnusedRecord         *ebpf.Variable `ebpf:"unused_record"`
+	UnusedSocketExt      *ebpf.Variable `ebpf:"unused_socket_ext"`
+	UnusedSocketFlags    *ebpf.Variable `ebpf:"unused_socket_flags"`
 	UnusedStats          *ebpf.Variable `ebpf:"unused_stats"`
 }
 
@@ -523,14 +580,19 @@ type WaymarkPrograms struct {
 	KprobeBrFlood         *ebpf.Program `ebpf:"kprobe_br_flood"`
 	KprobeBrForward       *ebpf.Program `ebpf:"kprobe_br_forward"`
 	KprobeBrUp            *ebpf.Program `ebpf:"kprobe_br_up"`
+	KprobeIcmpError       *ebpf.Program `ebpf:"kprobe_icmp_error"`
 	KprobeIpvsReply       *ebpf.Program `ebpf:"kprobe_ipvs_reply"`
 	KprobeIpvsXmit        *ebpf.Program `ebpf:"kprobe_ipvs_xmit"`
 	KprobeKfreeSkbmem     *ebpf.Program `ebpf:"kprobe_kfree_skbmem"`
 	KprobeNapiSkbCachePut *ebpf.Program `ebpf:"kprobe_napi_skb_cache_put"`
 	KprobeNatManip        *ebpf.Program `ebpf:"kprobe_nat_manip"`
+	KprobeNfReset         *ebpf.Program `ebpf:"kprobe_nf_reset"`
 	KprobeNfqnlEnqueue    *ebpf.Program `ebpf:"kprobe_nfqnl_enqueue"`
 	KprobeNfqnlReinject   *ebpf.Program `ebpf:"kprobe_nfqnl_reinject"`
+	KprobeSocketReceive   *ebpf.Program `ebpf:"kprobe_socket_receive"`
+	KprobeTcpReset        *ebpf.Program `ebpf:"kprobe_tcp_reset"`
 	MultiIpvsXmit         *ebpf.Program `ebpf:"multi_ipvs_xmit"`
+	MultiSocketReceive    *ebpf.Program `ebpf:"multi_socket_receive"`
 	TcEgress              *ebpf.Program `ebpf:"tc_egress"`
 	TcIngress             *ebpf.Program `ebpf:"tc_ingress"`
 }
@@ -559,14 +621,19 @@ func (p *WaymarkPrograms) Close() error {
 		p.KprobeBrFlood,
 		p.KprobeBrForward,
 		p.KprobeBrUp,
+		p.KprobeIcmpError,
 		p.KprobeIpvsReply,
 		p.KprobeIpvsXmit,
 		p.KprobeKfreeSkbmem,
 		p.KprobeNapiSkbCachePut,
 		p.KprobeNatManip,
+		p.KprobeNfReset,
 		p.KprobeNfqnlEnqueue,
 		p.KprobeNfqnlReinject,
+		p.KprobeSocketReceive,
+		p.KprobeTcpReset,
 		p.MultiIpvsXmit,
+		p.MultiSocketReceive,
 		p.TcEgress,
 		p.TcIngress,
 	)

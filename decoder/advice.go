@@ -29,6 +29,7 @@ var (
 	noRouteFunctions = []string{"ip_error", "ip_rcv_finish*", "ip_route_input*", "ip6_pkt_discard*", "ip6_pkt_drop", "ip6_pkt_prohibit*", "ip6_rcv_finish*", "ip6_forward", "ip_forward", "dst_discard*"}
 	filterFunctions  = []string{"nft_do_chain*", "nf_hook_slow*"}
 	queueFunctions   = []string{"nf_queue", "__nf_queue"}
+	tcpFunctions     = []string{"tcp_*"}
 )
 
 // br_forward is left by a jump to the free: its caller seems to free.
@@ -274,6 +275,26 @@ var adviceTable = []adviceRow{
 
 	// Sockets.
 	{
+		functions: tcpFunctions, reasons: append([]string{acceptQueueFull}, unnamed...), when: acceptQueueIsFull,
+		because: "the accept queue of {to} in {netns} is full ({accept}): {owner} accepts too slowly",
+		advice:  "see why it does not accept its connections; a longer queue (its backlog, at most net.core.somaxconn) only bridges a burst",
+	},
+	{
+		functions: tcpFunctions, when: noSuchConnection,
+		because: "the socket that listens on {to} in {netns} has no such connection, and answered with a reset",
+		advice:  "see whether earlier packets of the flow went to another target, or the application closed the connection",
+	},
+	{
+		functions: tcpFunctions, reasons: unnamed, when: answered,
+		because: "TCP in {netns} answered it with a reset: {refusal}",
+		advice:  "see whether earlier packets of the flow went to another target, or the application closed the connection",
+	},
+	{
+		reasons: []string{"SOCKET_RCVBUFF", "SOCKET_BACKLOG", "TCP_ZEROWINDOW"}, when: (*dropFacts).hasBuffer,
+		because: "the receive buffer of the socket for {to} in {netns} is full ({buffer}): {owner} reads too slowly",
+		advice:  "see why it does not read; a bigger buffer (SO_RCVBUF, at most net.core.rmem_max) only bridges a burst",
+	},
+	{
 		reasons: []string{"NO_SOCKET"},
 		because: "no socket in {netns} takes {to}",
 		advice:  "see with `ss -lntu` in {netns} whether the application listens there, on that address",
@@ -363,6 +384,14 @@ func (f *dropFacts) reversePathKnown() bool {
 	back := f.wayBack()
 	return f.reversePath() && rp != "" && rp != "0" && back != nil && (back.Type != "unicast" || f.device != nil && back.fits([]string{f.device.Name, ""}) != "")
 }
+
+func (f *dropFacts) hasBuffer() bool { return f.br.socket != nil && f.br.socket.ReceiveQueue != nil }
+
+func acceptQueueIsFull(f *dropFacts) bool { return f.br.socket != nil && f.br.socket.full() }
+
+func answered(f *dropFacts) bool { return f.br.answer != nil && f.br.answer.Type == nil }
+
+func noSuchConnection(f *dropFacts) bool { return answered(f) && f.br.answer.sock == stateListen }
 
 func routingUnknown(f *dropFacts) bool { return f.lookup() == nil }
 

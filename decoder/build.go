@@ -50,6 +50,10 @@ type branch struct {
 	freed    string // symbol that freed it after normal use
 	freedT   uint64 // when, ns since the start
 	told     uint64 // time of its latest hop, ns since the start
+
+	socket  *SocketDetail // that was given it, since it entered a device
+	socketT uint64        // when, ns since the start
+	answer  *AnswerDetail // that it was refused with, likewise
 }
 
 // build makes the journey of o.
@@ -75,10 +79,12 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	j.Hops = make([]Hop, 0, len(o.events)+2)
 	for i := range o.events {
 		b.event(&o.events[i])
+		b.had(&o.events[i].rec)
 	}
 	for i := range b.branches {
 		b.natHops(&b.branches[i], len(j.Hops))
 	}
+	b.marks()
 	j.until = o.until(uint64(s.opt.Linger))
 	if n := len(j.Hops); n > 0 {
 		j.DurationNs = j.Hops[n-1].TNs
@@ -140,6 +146,10 @@ func (b *builder) event(e *event) {
 		b.connected(br, e)
 	case bpf.HookBridgeForward, bpf.HookBridgeFlood:
 		b.onBridge(br, e)
+	case bpf.HookSocketReceive:
+		b.received(br, e)
+	case bpf.HookSocketReset, bpf.HookSocketReject, bpf.HookSocketICMP:
+		b.refused(br, e)
 	case bpf.HookSkbClone:
 		b.copied(br, e)
 	case bpf.HookSkbSegment:
@@ -200,6 +210,7 @@ func (b *builder) device(br *branch, e *event) {
 	entered := br.dev == nil || br.dev.rec.Netns != e.rec.Netns
 	br.last, br.seen, br.mark = t, true, mark
 	br.dev, br.own, br.ipvs, br.routed = e, true, nil, 0
+	br.socket, br.answer = nil, nil // a tunnel's socket passes it on, a redirect is no refusal
 	if entered && hook == "ingress" && mark != 0 {
 		b.markedOnEntry(br, e)
 	}

@@ -21,6 +21,7 @@ type Context struct {
 	Loss      *Loss      `json:"loss,omitempty"`
 	Clock     *Clock     `json:"clock,omitempty"`
 	Queues    *Queues    `json:"queues,omitempty"`
+	Process   *Process   `json:"process,omitempty"`
 	End       *End       `json:"end,omitempty"`
 
 	NetfilterRule *NetfilterRule `json:"netfilter_rule,omitempty"`
@@ -147,6 +148,14 @@ type Queue struct {
 	Waiting     uint32 `json:"waiting,omitempty"`
 	Dropped     uint32 `json:"dropped,omitempty"`
 	UserDropped uint32 `json:"user_dropped,omitempty"`
+}
+
+// Process is one that has a socket open.
+type Process struct {
+	Socket uint64 `json:"socket"` // inode, as in /proc/PID/fd
+	PID    int    `json:"pid"`    // the lowest, if several have it
+	Name   string `json:"name"`   // /proc/PID/comm
+	Others int    `json:"others,omitempty"`
 }
 
 // Balancer is the published state of an NFQUEUE Maglev balancer (ours or

@@ -55,7 +55,7 @@ func (s *Stitcher) emit(all bool) {
 // against it.
 func (s *Stitcher) hand(j *Journey) {
 	se := &s.world.session
-	if se.MarkMask != 0 && !j.hadMark(se.Mark, se.MarkMask) {
+	if se.MarkMask != 0 && !j.hadMark(se.Mark, se.MarkMask) || s.opt.MarkMask != 0 && !j.hadMark(s.opt.Mark, s.opt.MarkMask) {
 		return
 	}
 	s.markLosses(j)
@@ -113,16 +113,6 @@ func (s *Stitcher) markLosses(j *Journey) {
 	}
 }
 
-// hadMark tells whether the packet had such a mark at any hop.
-func (j *Journey) hadMark(mark, mask uint32) bool {
-	for i := range j.Hops {
-		if m := j.Hops[i].Mark; m != nil && (*m^mark)&mask == 0 {
-			return true
-		}
-	}
-	return false
-}
-
 func hookName(h uint16) string {
 	switch bpf.Hook(h) {
 	case bpf.HookTCIngress:
@@ -149,6 +139,8 @@ func hookName(h uint16) string {
 		return "nat"
 	case bpf.HookBridgeForward, bpf.HookBridgeFlood:
 		return "bridge"
+	case bpf.HookSocketReceive, bpf.HookSocketReset, bpf.HookSocketReject, bpf.HookSocketICMP:
+		return "socket"
 	case 0:
 		return "kernel"
 	}

@@ -325,6 +325,19 @@ var factTexts = map[string]func(*dropFacts) string{
 		}
 		return f.lb.Why
 	},
+	"owner": func(f *dropFacts) string {
+		if d := f.br.socket; d.Process != "" {
+			return fmt.Sprintf("%s[%d]", d.Process, d.PID)
+		}
+		return "the application"
+	},
+	"accept": func(f *dropFacts) string {
+		return fmt.Sprintf("%d wait, the limit is %d", *f.br.socket.AcceptQueue, f.br.socket.AcceptLimit)
+	},
+	"buffer": func(f *dropFacts) string {
+		return fmt.Sprintf("%d of %d bytes", *f.br.socket.ReceiveQueue, f.br.socket.ReceiveLimit)
+	},
+	"refusal": func(f *dropFacts) string { return f.br.answer.Why },
 	"rule": func(f *dropFacts) string {
 		if r := f.lookup(); r != nil && r.Found {
 			return r.Rule.text()

@@ -31,6 +31,7 @@ const (
 	GroupNetfilter = "netfilter"
 	GroupNAT       = "nat"
 	GroupBridge    = "bridge"
+	GroupSocket    = "socket"
 	GroupDrop      = "drop"
 	GroupFree      = "free"
 )
@@ -82,6 +83,8 @@ type Journey struct {
 	Notes      []string `json:"notes,omitempty"`    // why it is not complete, and the like
 	EndedAt    string   `json:"ended_at,omitempty"` // kernel function that freed it after normal use
 
+	Marks []MarkChange `json:"marks,omitempty"` // history of the fwmark
+
 	end    endPlace
 	seq    sortKey
 	closed uint64 // stream time at which it was closed
@@ -90,6 +93,8 @@ type Journey struct {
 	tuples []tuple
 	inner  tuple // the tuple an ICMP error talks about
 	syn    int   // 1: opens a connection, 2: answers that
+
+	had []uint32 // marks that records of it had
 }
 
 // Hop is one thing that happened to the packet at one place.
@@ -109,6 +114,7 @@ type Hop struct {
 
 	markWas *uint32 // fwmark before, where it changed on the way here
 	markNew bool    // the first mark seen of the packet is not 0
+	markHow string  // what text says of the change: restored, lost
 }
 
 // Detail is what only hops of one kind have.

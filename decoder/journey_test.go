@@ -38,7 +38,7 @@ func scenes() []scene {
 	noDefault := func(w *trench) {
 		w.routing[nsLB].Routes = append(w.routing[nsLB].Routes[:2:2], w.routing[nsLB].Routes[4:]...)
 	}
-	return []scene{
+	return append(socketScenes(), []scene{
 		{
 			name: "there-and-back", outcomes: []Outcome{Delivered, Delivered},
 			packets: func(s *stream) {
@@ -270,7 +270,7 @@ func scenes() []scene {
 				p.requestToLB().drop(nsLB, nsm1, 9*us, rNotSpecified, atEnqueue)
 			},
 		},
-	}
+	}...)
 }
 
 func rpFilter(w *trench) {

@@ -41,7 +41,7 @@ var fates = []fateRow{
 	{reasons: []string{"TCP_RESET"}, outcome: Delivered, why: "a reset: the socket has acted on it"},
 	// The acknowledgement that ends LAST_ACK, and what TIME_WAIT swallows
 	// (net/ipv4/tcp_input.c, tcp_ipv4.c: "goto discard" after the work is done).
-	{reasons: unnamed, functions: []string{"tcp_rcv_state_process", "tcp_v4_rcv", "tcp_v6_rcv"}, local: true, outcome: Delivered, why: "the last of its connection: the socket has acted on it and is gone"},
+	{reasons: unnamed, functions: []string{"tcp_rcv_state_process", "tcp_v4_rcv", "tcp_v6_rcv"}, local: true, when: (*dropFacts).accepted, outcome: Delivered, why: "the last of its connection: the socket has acted on it and is gone"},
 	{reasons: []string{"NO_SOCKET", "NOT_SPECIFIED"}, functions: []string{"icmp_rcv", "icmpv6_rcv", "ping_rcv", "raw_rcv*", "rawv6_rcv*"}, local: true, outcome: Delivered, why: "the kernel has answered it or handed a copy to a socket"},
 	{reasons: unnamed, functions: []string{"ip6_mc_input", "ip_mr_input", "ip_local_deliver*"}, when: (*dropFacts).multicast, outcome: Consumed, why: "multicast that nobody here has joined"},
 	{reasons: []string{"OTHERHOST"}, when: (*dropFacts).isOneOfSeveral, why: "a flooded copy for somebody else"},
@@ -71,6 +71,11 @@ func (f *dropFacts) segmented() bool {
 		mtu = f.device.MTU
 	}
 	return int(f.rec.Len) > mtu+18 // Ethernet header and one tag
+}
+
+// accepted tells that nothing is known of TCP against the packet.
+func (f *dropFacts) accepted() bool {
+	return f.br.answer == nil && (f.br.socket == nil || !f.br.socket.full())
 }
 
 func (f *dropFacts) multicast() bool { return f.dst.IsMulticast() }
@@ -143,6 +148,9 @@ func (b *builder) ended(br *branch, out Outcome) {
 		netns = pod
 	}
 	e.netns = netns
+	if br.socket != nil {
+		e.t = max(e.t, br.socketT)
+	}
 	if br.wait != nil {
 		e.queue, e.t = &br.wait.number, br.wait.since-b.j.seq.start
 	}
@@ -161,6 +169,9 @@ func (b *builder) branchOutcome(br *branch) Outcome {
 			return Open
 		}
 		return br.fate.outcome
+	}
+	if br.socket != nil {
+		return Delivered
 	}
 	if !br.own {
 		if br.ended {

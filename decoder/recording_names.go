@@ -158,6 +158,16 @@ func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, ext []byte, plac
 			b = append(b, bridgeHook(r, &x)...)
 		}
 		b = append(b, ", "...)
+	case bpf.HookSocketReceive:
+		if x, err := bpf.DecodeExt[bpf.SocketExt](ext); err == nil {
+			b = append(b, socketDetail(&x).text()...)
+		}
+		b = append(b, ", "...)
+	case bpf.HookSocketReset, bpf.HookSocketReject, bpf.HookSocketICMP:
+		if d := answerDetail(r, ext); d != nil {
+			b = append(b, d.text()...)
+		}
+		b = append(b, ", "...)
 	case bpf.HookQueueVerdict:
 		b = append(b, "queue's verdict: "...)
 		b = append(b, nfVerdict(r.Verdict)...)

@@ -41,6 +41,10 @@ type Options struct {
 	// Settle is how long a journey stays open after its last trail ended, for
 	// records of other CPUs that come late. Default DefaultSettle.
 	Settle time.Duration
+	// Mark and MarkMask leave out journeys that nowhere had a mark with
+	// mark & MarkMask == Mark & MarkMask, besides those that the session leaves
+	// out; a mask of 0 leaves out none.
+	Mark, MarkMask uint32
 	// MaxOpen bounds the journeys in memory; the one that was quiet for longest
 	// is cut off when there are more. Default DefaultMaxOpen.
 	MaxOpen int
@@ -178,6 +182,9 @@ func (s *Stitcher) oldest() uint64 {
 // take files the record under its journey and reports whether that is new.
 func (s *Stitcher) take(r *bpf.Record, ext, snap []byte) bool {
 	s.frags.note(r)
+	if r.Hook == uint16(bpf.HookSocketReceive) {
+		s.world.heard(r, ext)
+	}
 	o, fresh := s.journey(r)
 	if o == nil {
 		return false

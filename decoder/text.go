@@ -207,6 +207,10 @@ func (w *TextWriter) hop(h *Hop) string {
 		return w.copyText(h, d.text()) // which says what the packet is now
 	case *ConntrackDetail:
 		s = d.text(h.Verdict)
+	case *SocketDetail:
+		s = d.text()
+	case *AnswerDetail:
+		s = d.text()
 	case *BridgeDetail:
 		s = d.text(h.Hook)
 	case *CopyDetail:
@@ -303,6 +307,8 @@ func (h *Hop) markText() string {
 	switch {
 	case h.Mark == nil:
 		return ""
+	case h.markWas != nil && h.markHow != "":
+		return "mark " + markText(*h.markWas) + " → " + markText(*h.Mark) + ", " + h.markHow
 	case h.markWas != nil:
 		return "mark " + markText(*h.markWas) + " → " + markText(*h.Mark)
 	case h.markNew:

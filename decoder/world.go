@@ -28,6 +28,9 @@ type world struct {
 	macs    map[string]*Device
 	rules   map[netfilterRuleID]*NetfilterRule
 	losses  []Loss // those that journeys still to be told may have had
+
+	owners    owners
+	listeners map[listenerKey]uint64 // inode of the socket
 }
 
 // netfilterRuleID names a rule of nftables for ever.
@@ -56,11 +59,12 @@ type view struct {
 
 func newWorld() *world {
 	return &world{
-		views:   map[uint32]*view{},
-		symbols: map[uint64]string{},
-		reasons: map[uint32]string{},
-		macs:    map[string]*Device{},
-		rules:   map[netfilterRuleID]*NetfilterRule{},
+		views:     map[uint32]*view{},
+		symbols:   map[uint64]string{},
+		reasons:   map[uint32]string{},
+		macs:      map[string]*Device{},
+		rules:     map[netfilterRuleID]*NetfilterRule{},
+		listeners: map[listenerKey]uint64{},
 	}
 }
 
@@ -87,6 +91,8 @@ func (w *world) apply(c *Context) {
 		if v := w.change(c.Queues.Netns); v != nil {
 			v.queues = c.Queues
 		}
+	case c.Process != nil:
+		w.owners.add(c.Process)
 	case c.Symbol != nil:
 		if len(w.symbols) < maxSymbols {
 			w.symbols[c.Symbol.Addr] = c.Symbol.Name

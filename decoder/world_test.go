@@ -33,6 +33,8 @@ const (
 	atICMP6Rcv
 	atEnqueue
 	atNFTChain
+	atUDPQueue
+	atHook
 )
 
 var symbols = map[uint64]string{
@@ -41,6 +43,7 @@ var symbols = map[uint64]string{
 	atRcvCore: "ip_rcv_core+0x33", atNeigh: "neigh_invalidate+0x9a", atTCPRcv: "tcp_v4_rcv+0x77", atConsume: "skb_free_datagram+0x11",
 	atICMP6Rcv: "icmpv6_rcv+0x31", atEnqueue: "nfqnl_enqueue_packet+0x2b3 [nfnetlink_queue]",
 	atNFTChain: "nft_do_chain+0x4d8 [nf_tables]",
+	atUDPQueue: "udp_queue_rcv_one_skb+0x3f1", atHook: "nf_hook_slow+0xf1",
 }
 
 // Numbers as on 6.12, except that only names count.
@@ -54,12 +57,14 @@ const (
 	rOtherHost
 	rOldAck
 	rNeighFailed
+	rRcvBuff
 	rNetfilter
 )
 
 var reasons = map[uint32]string{
 	rNotSpecified: "NOT_SPECIFIED", rNoSocket: "NO_SOCKET", rSocketClose: "SOCKET_CLOSE", rRPFilter: "IP_RPFILTER", rInAddr: "IP_INADDRERRORS",
-	rInNoRoutes: "IP_INNOROUTES", rOtherHost: "OTHERHOST", rOldAck: "TCP_OLD_ACK", rNeighFailed: "NEIGH_FAILED", rNetfilter: "NETFILTER_DROP",
+	rInNoRoutes: "IP_INNOROUTES", rOtherHost: "OTHERHOST", rOldAck: "TCP_OLD_ACK", rNeighFailed: "NEIGH_FAILED",
+	rRcvBuff: "SOCKET_RCVBUFF", rNetfilter: "NETFILTER_DROP",
 }
 
 // Device indexes; each is also the last byte of the device's MAC address.

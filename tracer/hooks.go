@@ -46,7 +46,7 @@ type HookRow struct {
 }
 
 // Groups in the order help lists them.
-var Groups = []string{"device", "queue", "ipvs", "netfilter", "nat", "bridge", "drop", "free"}
+var Groups = []string{"device", "queue", "ipvs", "netfilter", "nat", "bridge", "socket", "drop", "free"}
 
 // ipvsXmit are the transmit functions of IPVS, one for a forwarding method.
 var ipvsXmit = []string{
@@ -76,6 +76,12 @@ func iptTable(module, function string) HookRow {
 		Lost:   "what iptables-legacy decides: only the drop itself is seen",
 		Cost:   "one load, per packet and table",
 	}
+}
+
+// socketReceive are the functions that give a packet to a socket.
+var socketReceive = []string{
+	"tcp_v4_do_rcv", "tcp_v6_do_rcv", "tcp_add_backlog", "tcp_check_req", "tcp_timewait_state_process",
+	"udp_queue_rcv_skb", "udpv6_queue_rcv_skb",
 }
 
 // Hooks is the hook table: every hook once. Attaching, `waymark doctor` and
@@ -213,6 +219,44 @@ var Hooks = []HookRow{
 		Tells: "a frame is for the bridge itself and goes up",
 		Lost:  "that a bridge takes a frame for itself",
 		Cost:  "one load, per frame for a bridge itself",
+	},
+	{
+		Name: "socket_receive", Group: "socket", Hook: bpf.HookSocketReceive,
+		Attach: []Attachment{
+			{BackendMulti, "multi_socket_receive", socketReceive},
+			{BackendKprobe, "kprobe_socket_receive", socketReceive},
+		},
+		Tells: "a TCP or UDP socket is given the packet: addresses, state, how full its queues are, whose it is",
+		Lost:  "which socket and process took a packet, and connections lost to a full accept queue",
+		Cost:  "one load, per packet for this machine",
+	},
+	{
+		Name: "tcp_reset", Group: "socket", Hook: bpf.HookSocketReset,
+		Attach: []Attachment{{BackendKprobe, "kprobe_tcp_reset", []string{"tcp_v4_send_reset", "tcp_v6_send_reset"}}},
+		Tells:  "TCP answers the packet with a reset, and for want of what",
+		Lost:   "that a packet was answered with a reset",
+		Cost:   "one load, per reset that is sent",
+	},
+	{
+		Name: "reject_reset", Group: "socket", Hook: bpf.HookSocketReject, Module: "nf_reject_ipv4",
+		Attach: []Attachment{{BackendKprobe, "kprobe_nf_reset", []string{"nf_send_reset"}}},
+		Tells:  "a netfilter rule (REJECT) answers the packet with a reset",
+		Lost:   "that a reset came from a rule",
+		Cost:   "one load, per packet that is so rejected",
+	},
+	{
+		Name: "reject_reset6", Group: "socket", Hook: bpf.HookSocketReject, Module: "nf_reject_ipv6",
+		Attach: []Attachment{{BackendKprobe, "kprobe_nf_reset", []string{"nf_send_reset6"}}},
+		Tells:  "the same of IPv6",
+		Lost:   "that a reset came from a rule, IPv6",
+		Cost:   "one load, per packet that is so rejected",
+	},
+	{
+		Name: "icmp_error", Group: "socket", Hook: bpf.HookSocketICMP,
+		Attach: []Attachment{{BackendKprobe, "kprobe_icmp_error", []string{"__icmp_send", "icmp6_send"}}},
+		Tells:  "the packet is answered with an ICMP error: type, code, MTU",
+		Lost:   "that the sender was told",
+		Cost:   "one load, per error",
 	},
 	{
 		Name: "kfree_skb", Group: "drop", Hook: bpf.HookKfreeSkb,

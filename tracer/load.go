@@ -340,7 +340,11 @@ func (a Attachment) link(prog *ebpf.Program) ([]link.Link, error) {
 	case BackendFentry, BackendFexit:
 		return one(link.AttachTracing(link.TracingOptions{Program: prog}))
 	case BackendMulti:
-		// One name that the kernel does not know would fail them all.
+		l, err := link.KprobeMulti(prog, link.KprobeMultiOptions{Symbols: a.Symbols})
+		if !errors.Is(err, os.ErrNotExist) {
+			return one(l, err)
+		}
+		// One name that the kernel does not know fails them all.
 		known, err := knownFunctions(a.Symbols)
 		if err != nil {
 			return nil, err

@@ -25,6 +25,7 @@ type stream struct {
 	reasons map[uint32]string
 	named   map[uint32]bool        // reasons told
 	rules   map[netfilterRule]bool // looked for, and told if they were found
+	owners  *owners
 	rec     bpf.Record
 	cut     []byte // a record shortened to the snapshot length asked for
 	read    uint64 // boot time: every record from before it was passed on
@@ -38,7 +39,8 @@ func newStream(opts Options, s decoder.Session) *stream {
 	return &stream{
 		opts: opts, session: s, sink: opts.Sink,
 		places: map[uint32]*told{}, symbols: map[uint64]bool{}, named: map[uint32]bool{},
-		rules: map[netfilterRule]bool{},
+		rules:  map[netfilterRule]bool{},
+		owners: newOwners(),
 	}
 }
 
@@ -66,6 +68,11 @@ func (s *stream) record(raw []byte) error {
 	s.readTo(s.rec.TimeNs)
 	if err := s.needs(&s.rec, raw); err != nil {
 		return err
+	}
+	if bpf.Hook(s.rec.Hook) == bpf.HookSocketReceive {
+		if err := s.needsOwner(s.rec.Ext(raw)); err != nil {
+			return err
+		}
 	}
 	if cut := s.opts.SnapLen; len(snap) > cut {
 		// The kernel captured more, to parse; keep what was asked for. The

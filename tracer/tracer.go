@@ -137,7 +137,16 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 	}
 	t.loss = newLossWatch(t.programs)
 	t.stream = newStream(opts, t.session())
-	t.places, err = openPlaces(ctx, t, slices.Contains(opts.Groups, "device"))
+	sockets := t.programs.running["socket_receive"] != nil
+	if sockets {
+		t.stream.owners.begin() // whoever listens already is known from the first packet on
+	}
+	if t.places, err = openPlaces(ctx, t, slices.Contains(opts.Groups, "device")); err != nil {
+		return t, err
+	}
+	if sockets {
+		err = t.stream.awaitOwners()
+	}
 	return t, err
 }
 
@@ -225,6 +234,9 @@ func (t *Tracer) run(ctx context.Context, q *queue) error {
 				t.opts.Log.Info().Str("hook", name).Msg("its module was loaded: attached")
 			}
 		}
+		if err := t.stream.lookForOwners(now); err != nil {
+			return err
+		}
 		if now.Sub(lastState) >= stateEvery {
 			lastState = now
 			if err := t.stream.refresh(); err != nil {
@@ -241,6 +253,9 @@ func (t *Tracer) run(ctx context.Context, q *queue) error {
 				}
 			}
 			t.stream.readTo(end)
+			if err := t.stream.lastOwners(); err != nil {
+				return err
+			}
 			return t.tick()
 		}
 		if err := q.flush(); err != nil {

@@ -43,7 +43,7 @@ func TestBadInputIsOneLineAndAnExitCode(t *testing.T) {
 		{[]string{"trace", "--for", "-1s"}, exitUsage, "positive"},
 		{[]string{"trace", "-s", "3"}, exitUsage, "14 to 16384"},
 		{[]string{"trace", "-i", "["}, exitUsage, "pattern"},
-		{[]string{"trace", "--hooks", "everything"}, exitUsage, "device, queue, ipvs, nat, bridge, drop, free"},
+		{[]string{"trace", "--hooks", "everything"}, exitUsage, "device, queue, ipvs, netfilter, nat, bridge, socket, drop, free"},
 		{[]string{"trace", "--pod", "x"}, exitUsage, "NAMESPACE/NAME"},
 		{[]string{"drops", "-c", "-1"}, exitUsage, "positive"},
 		{[]string{"record", "tcp"}, exitUsage, "-w FILE"},

@@ -218,6 +218,11 @@ type journey struct {
 		Mark                             *uint32
 		Detail                           map[string]any
 	}
+	Marks []struct {
+		Hop      int
+		From, To uint32
+		By, How  string
+	}
 	Drop *struct {
 		Netns, Dev, Reason, At, Because, Advice, Question string
 	}

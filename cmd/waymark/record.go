@@ -45,7 +45,7 @@ func runRecord(args []string) error {
 	}
 	if l.flags.count > 0 {
 		// Journeys are counted by stitching them, as trace does.
-		s := newStitcher(printNothing, nil)
+		s := newStitcher(decoder.Options{Emit: printNothing})
 		l.sinks, l.done = []decoder.Sink{s}, s.Done
 	}
 	return l.run()

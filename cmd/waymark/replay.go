@@ -12,14 +12,15 @@ import (
 	"waymark/decoder"
 )
 
-const replayHelp = `usage: waymark replay [-o text|json] [--flows] [--expect FILE] FILE
+const replayHelp = `usage: waymark replay [-o text|json] [--flows] [--mark M[/MASK]] [--expect FILE]
+                      FILE
 
 Stitches a recording again and prints what the live trace printed. Needs no
 privileges and no particular kernel.
 
 examples:
   waymark replay vip.pcapng
-  waymark replay -o json vip.pcapng
+  waymark replay --mark 5048 vip.pcapng
   waymark replay -o json --expect vip.json vip.pcapng
 
 `
@@ -29,6 +30,7 @@ func runReplay(args []string) error {
 	output := fs.StringP("output", "o", "text", "text or json (one object per line)")
 	flows := fs.Bool("flows", false, "summarise per flow instead of printing every journey")
 	drops := fs.Bool("drops", false, "print drops only, as `waymark drops` would have")
+	mark := fs.String("mark", "", "only packets that have `MARK[/MASK]` somewhere on the way")
 	expect := fs.String("expect", "", "compare with what is in `FILE` instead of printing; exit with 1 if it differs")
 	if err := parseFlags(fs, args, 1); err != nil {
 		return err
@@ -39,31 +41,46 @@ func runReplay(args []string) error {
 	if fs.NArg() == 0 {
 		return errors.New("replay needs a recording: waymark replay FILE")
 	}
+	o := replayOptions{output: *output, flows: *flows, drops: *drops}
+	var err error
+	if o.mark, o.markMask, err = parseMark(*mark); err != nil {
+		return err
+	}
 	if *expect == "" {
-		return replay(fs.Arg(0), os.Stdout, *output, *flows, *drops)
+		return replay(fs.Arg(0), os.Stdout, o)
 	}
 	want, err := os.ReadFile(*expect)
 	if err != nil {
 		return fmt.Errorf("read what to expect: %w", err)
 	}
 	var got bytes.Buffer
-	if err := replay(fs.Arg(0), &got, *output, *flows, *drops); err != nil {
+	if err := replay(fs.Arg(0), &got, o); err != nil {
 		return err
 	}
 	return compare(want, got.Bytes())
 }
 
-func replay(path string, w io.Writer, output string, flows, drops bool) error {
+// replayOptions are what to print of a recording; markMask 0 is any mark.
+type replayOptions struct {
+	output         string // text or json
+	flows, drops   bool
+	mark, markMask uint32
+}
+
+func replay(path string, w io.Writer, o replayOptions) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("open the recording: %w", err)
 	}
 	defer f.Close()
-	out := newPrinter(w, output, flows)
-	s := newStitcher(out.journey, nil)
-	if drops {
-		s = newStitcher(nil, out.drop)
+	out := newPrinter(w, o.output, o.flows)
+	opts := decoder.Options{Mark: o.mark, MarkMask: o.markMask}
+	if o.drops {
+		opts.EmitDrop = out.drop
+	} else {
+		opts.Emit = out.journey
 	}
+	s := newStitcher(opts)
 	result, err := decoder.Replay(f, s)
 	s.Flush()
 	if err != nil {

@@ -40,7 +40,7 @@ func runTrace(args []string) error {
 	}
 	l.filter, l.log = fs.Args(), newLog(l.flags.verbose)
 	out := newPrinter(os.Stdout, l.flags.output, *flows)
-	s := newStitcher(out.journey, nil)
+	s := newStitcher(decoder.Options{Emit: out.journey})
 	l.sinks, l.done = []decoder.Sink{s, out}, func() bool { return s.Done() || out.err != nil }
 	if err := l.run(); err != nil {
 		out.flush()
@@ -52,8 +52,9 @@ func runTrace(args []string) error {
 
 // newStitcher is the stitcher of every command: live and replay are the same
 // code and print the same.
-func newStitcher(journey func(*decoder.Journey), drop func(*decoder.Drop)) *decoder.Stitcher {
-	return decoder.NewStitcher(decoder.Options{Emit: journey, EmitDrop: drop, LB: &nfqlb.Decider{}})
+func newStitcher(o decoder.Options) *decoder.Stitcher {
+	o.LB = &nfqlb.Decider{}
+	return decoder.NewStitcher(o)
 }
 
 func printNothing(*decoder.Journey) {}
