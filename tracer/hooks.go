@@ -45,6 +45,11 @@ type HookRow struct {
 	Cost   string // what a packet that does not match pays, and when
 }
 
+// DefaultGroups are attached unless told otherwise: what is decided for few
+// packets, and the packets' ends. The others are at functions that most packets
+// pass, and take as long to attach as all of these.
+var DefaultGroups = []string{"device", "queue", "ipvs", "drop", "free"}
+
 // Groups in the order help lists them.
 var Groups = []string{"device", "queue", "ipvs", "netfilter", "nat", "bridge", "socket", "drop", "free"}
 

@@ -28,7 +28,7 @@ type Options struct {
 	Netns []string
 	// Devices are the patterns of devices to attach to; empty is DefaultDevices.
 	Devices []string
-	// Groups are the hook groups to attach; empty is all of Groups.
+	// Groups are the hook groups to attach; empty is DefaultGroups.
 	Groups []string
 	// SnapLen is the number of bytes of packet kept per record; 0 is 96.
 	SnapLen int
@@ -84,7 +84,7 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 		opts.Devices = DefaultDevices
 	}
 	if len(opts.Groups) == 0 {
-		opts.Groups = Groups
+		opts.Groups = DefaultGroups
 	}
 	if opts.SnapLen == 0 {
 		opts.SnapLen = parseLen

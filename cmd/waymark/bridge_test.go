@@ -21,7 +21,7 @@ func TestTraceTellsWhereABridgeFloods(t *testing.T) {
 	if !hookAvailable(t, "bridge_flood") {
 		t.Skip("SKIPPED here: this kernel does not show bridges; doctor says so")
 	}
-	tr := start(t, append(append([]string{"trace", "-o", "json"}, netnsFlags(w)...), "arp")...)
+	tr := start(t, append(append([]string{"trace", "--hooks", "device,bridge,drop,free", "-o", "json"}, netnsFlags(w)...), "arp")...)
 	if _, err := w.Send(ctxBackground, scenarios.Traffic{UDP: true}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestTraceTellsWhyABridgeDrops(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			tr := start(t, append(append([]string{"trace", "-o", "json"}, netnsFlags(w)...), strings.Fields(tt.filter)...)...)
+			tr := start(t, append(append([]string{"trace", "--hooks", "device,bridge,drop,free", "-o", "json"}, netnsFlags(w)...), strings.Fields(tt.filter)...)...)
 			tt.traffic.Timeout = 300 * time.Millisecond
 			if _, err := w.Send(ctxBackground, tt.traffic, nil); err != nil {
 				t.Fatal(err)

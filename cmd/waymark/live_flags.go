@@ -44,7 +44,7 @@ func (f *liveFlags) add(fs *pflag.FlagSet) {
 	fs.StringSliceVarP(&f.devices, "interface", "i", nil, "devices to attach to (`PATTERN`,...), default "+strings.Join(tracer.DefaultDevices, ","))
 	fs.StringVar(&f.mark, "mark", "", "only packets that have `MARK[/MASK]` somewhere on the way")
 	fs.IntVarP(&f.snapLen, "snaplen", "s", 96, "bytes of each packet to keep")
-	fs.StringSliceVar(&f.hooks, "hooks", nil, "hook `GROUPS` to attach: "+strings.Join(tracer.Groups, ",")+" (default all)")
+	fs.StringSliceVar(&f.hooks, "hooks", nil, "hook `GROUPS` to attach: all, or of "+strings.Join(tracer.Groups, ",")+" (default "+strings.Join(tracer.DefaultGroups, ",")+")")
 	fs.BoolVar(&f.followReply, "follow-reply", true, "follow the packets of the other direction as well")
 	fs.StringVar(&f.ring, "ring", "64M", "`SIZE` of the buffer in the kernel, a power of two: K or M bytes")
 	fs.BoolVar(&f.cost, "cost", false, "at the end, say what each hook cost")
@@ -65,9 +65,12 @@ func (f *liveFlags) check() error {
 	if f.snapLen < 14 || f.snapLen > 16384 {
 		return fmt.Errorf("-s %d: give 14 to 16384 bytes", f.snapLen)
 	}
+	if slices.Contains(f.hooks, "all") {
+		f.hooks = tracer.Groups
+	}
 	for _, g := range f.hooks {
 		if !slices.Contains(tracer.Groups, g) {
-			return fmt.Errorf("--hooks %s: choose from %s", g, strings.Join(tracer.Groups, ", "))
+			return fmt.Errorf("--hooks %s: choose all, or from %s", g, strings.Join(tracer.Groups, ", "))
 		}
 	}
 	if err := tracer.CheckPatterns(f.devices); err != nil {

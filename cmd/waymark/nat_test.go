@@ -139,7 +139,7 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 		packets int
 	}
 	answers := map[string]*answer{} // by the client's end
-	tr := start(t, append(append([]string{"trace", "-o", "json"}, netnsFlags(w)...), filter)...)
+	tr := start(t, append(append([]string{"trace", "--hooks", "device,nat,bridge,drop,free", "-o", "json"}, netnsFlags(w)...), filter)...)
 	for _, c := range cases {
 		c.traffic.Connections, c.traffic.Concurrency = 6, 1
 		if _, err := w.Send(ctxBackground, c.traffic, func(x scenarios.Exchange) {
@@ -215,7 +215,7 @@ func (j *journey) checkEnds(t *testing.T, x scenarios.Exchange) {
 // checkInferredNAT is for kernels that do not show NAT: the change is seen.
 func checkInferredNAT(t *testing.T, w *scenarios.World) {
 	t.Helper()
-	args := append([]string{"trace", "-o", "json"}, netnsFlags(w)...)
+	args := append([]string{"trace", "--hooks", "device,nat,bridge,drop,free", "-o", "json"}, netnsFlags(w)...)
 	tr := start(t, append(args, "tcp", "10.4.0.11", "203.0.113.9:8080")...)
 	var x scenarios.Exchange
 	if _, err := w.Send(ctxBackground, scenarios.Traffic{To: "internet"}, func(e scenarios.Exchange) { x = e }); err != nil {

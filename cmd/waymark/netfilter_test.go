@@ -58,7 +58,7 @@ func needChains(t *testing.T) {
 // connection to each destination.
 func traceSYNs(t *testing.T, w *scenarios.World, traffic ...scenarios.Traffic) map[string]*journey {
 	t.Helper()
-	tr := start(t, append(append([]string{"trace", "-o", "json"}, netnsFlags(w)...), "tcp")...)
+	tr := start(t, append(append([]string{"trace", "--hooks", "device,queue,netfilter,drop,free", "-o", "json"}, netnsFlags(w)...), "tcp")...)
 	for _, x := range traffic {
 		x.Timeout = 300 * time.Millisecond
 		if _, err := w.Send(ctxBackground, x, nil); err != nil {

@@ -58,9 +58,9 @@ func TestOverhead(t *testing.T) {
 	}{
 		{"untraced", nil, nil, 0},
 		{"armed, nothing matches (device, drop)", []string{"device", "drop"}, noMatch, 0.93},
-		{"armed, nothing matches (device, drop, free)", tracer.Groups, noMatch, 0},
+		{"armed, nothing matches (device, drop, free)", tracer.DefaultGroups, noMatch, 0},
 		{"tracing every packet (device)", []string{"device"}, nil, 0.80},
-		{"tracing every packet (device, drop, free)", tracer.Groups, nil, 0},
+		{"tracing every packet (device, drop, free)", tracer.DefaultGroups, nil, 0},
 	}
 	for _, way := range []struct {
 		name string

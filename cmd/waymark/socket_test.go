@@ -53,7 +53,7 @@ func TestTraceNamesTheSocket(t *testing.T) {
 		"IPv6 UDP": {scenarios.Traffic{UDP: true, IPv6: true}, "[1000::1:a00:1]:5000"},
 	}
 	file := filepath.Join(t.TempDir(), "x.pcapng")
-	args := append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...)
+	args := append([]string{"trace", "--hooks", "device,socket,drop,free", "-o", "json", "-w", file}, netnsFlags(w)...)
 	tr := start(t, append(args, "port 5000")...)
 	const connections = 3
 	for name, c := range cases {
@@ -158,7 +158,7 @@ func TestTraceTellsRefusals(t *testing.T) {
 		{"IPv4 rule", "tcp", "172.16.1.6", rejectedPort, "NETFILTER_DROP", "reset: a rule rejects it"},
 		{"IPv6 rule", "tcp", "fd00::ac10:106", rejectedPort, "NETFILTER_DROP", "reset: a rule rejects it"},
 	}
-	args := append([]string{"trace", "-o", "json"}, netnsFlags(w)...)
+	args := append([]string{"trace", "--hooks", "device,socket,drop,free", "-o", "json"}, netnsFlags(w)...)
 	tr := start(t, append(args, fmt.Sprintf("dst portrange %d-%d", closedPort, rejectedPort))...)
 	for _, c := range cases {
 		dial(t, client, c.network, c.host, c.port)
