@@ -45,10 +45,10 @@ if [ "$(id -u)" = 0 ]; then
 			[ $p = tracer/filter ] && flags="$flags -test.skip SameAsTcpdump|Fuzz"
 			step "Debian kernel $k: $p"
 			# shellcheck disable=SC2086 # a list of words
-			"$out/vmtest" --kernel "$k" --timeout 10m --dir "$p" --file scenarios/meridio --file testdata --file README.md \
+			"$out/vmtest" --kernel "$k" --timeout 15m --dir "$p" --file scenarios/meridio --file testdata --file docs --file README.md \
 				--file "$out/waymark:/usr/bin/waymark" --file /bin/sleep:/bin/sleep \
 				--env WAYMARK_BIN=/usr/bin/waymark --env WAYMARK_CI --env WAYMARK_CONNECTIONS=1000 --env WAYMARK_TARGET_CHANGES=100 \
-				"$out/$(basename "$p").test" -test.timeout 9m $flags
+				"$out/$(basename "$p").test" -test.timeout 14m $flags
 		done
 		ran="$ran, $(release "$k")"
 	done

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"waymark/scenarios"
 	"waymark/tracer"
 )
 
@@ -31,13 +30,8 @@ func TestHooksPage(t *testing.T) {
 	if !slices.Contains(pageKernels, kernelLine()) {
 		t.Skipf("the page has no column for kernel %s", kernelLine())
 	}
-	for _, l := range scenarios.List() { // which load the modules that have hooks
-		if l.Name != "ipvs" || kernelLine() != "6.18" { // that kernel has no IPVS
-			labUpWith(t, scenarios.Options{Lab: l.Name})
-		}
-	}
-	for _, row := range tracer.Hooks { // and those that no lab needs; some are built in
-		if row.Module != "" {
+	for _, row := range tracer.Hooks {
+		if row.Module != "" { // else it is built in, or is not there
 			_ = exec.Command("modprobe", row.Module).Run()
 		}
 	}
