@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -32,7 +33,7 @@ func TestNamesWhatHappened(t *testing.T) {
 	tr := start(t, append(args, "tcp", "port", "5000")...)
 	answered := map[string]string{} // by the client's end
 	for _, ipv6 := range []bool{false, true} {
-		sum, err := w.Send(ctxBackground, scenarios.Traffic{Connections: connections, Concurrency: connections, IPv6: ipv6},
+		sum, err := w.Send(ctxBackground, scenarios.Traffic{Connections: connections, Concurrency: connections, IPv6: ipv6, Timeout: time.Minute},
 			func(x scenarios.Exchange) { answered[x.Local.String()] = x.Reply.Target })
 		if err != nil || sum.Answered != connections {
 			t.Fatalf("%+v: %v", sum, err)
