@@ -26,9 +26,15 @@ func TestSegmentsAreNoLoss(t *testing.T) {
 		t.Fatalf("%+v: %v", sum, err)
 	}
 	all := parseJourneys(t, tr.stop(t))
+	// On a slow machine one may wait in the queue for so long that two journeys
+	// tell of it.
+	torn := map[string]bool{}
+	for _, j := range all {
+		torn[j.ID] = torn[j.ID] || !j.Complete
+	}
 	big, cut := 0, 0
 	for _, j := range all {
-		if j.refusedByTCP() {
+		if j.refusedByTCP() || torn[j.ID] {
 			continue
 		}
 		if j.Drop != nil {
