@@ -77,7 +77,7 @@ func showFault(t *testing.T, w *scenarios.World, f scenarios.Fault, clients map[
 	out := make([]bytes.Buffer, len(cases))
 	for i, c := range cases {
 		src := netip.AddrPortFrom(netip.MustParseAddr(clients[c.ip]), c.first)
-		args := append([]string{"lab", "traffic", w.Name(), "-o", "json", "--timeout", "1s", "--src", src.String()}, f.Traffic...)
+		args := append([]string{"lab", "traffic", w.Name(), "-o", "json", "--timeout", "2s", "--src", src.String()}, f.Traffic...)
 		if c.ip == 6 {
 			args = append(args, "-6")
 		}

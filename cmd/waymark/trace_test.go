@@ -266,7 +266,7 @@ func findFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []faul
 			const connections = 24
 			source := netip.AddrPortFrom(netip.MustParseAddr(map[int]string{4: "200.100.0.1", 6: "200:100::1"}[c.ip]), c.first)
 			sum, err := w.Send(ctxBackground, scenarios.Traffic{
-				Connections: connections, Concurrency: connections, IPv6: c.ip == 6, Timeout: 500e6, Source: source,
+				Connections: connections, Concurrency: connections, IPv6: c.ip == 6, Timeout: 1500e6, Source: source,
 			}, nil)
 			if err != nil {
 				t.Errorf("IPv%d: %v", c.ip, err)
