@@ -89,6 +89,7 @@ type Journey struct {
 	seq    sortKey
 	closed uint64 // stream time at which it was closed
 	until  uint64 // boot clock ns up to which a lost record could have belonged to it
+	ends   bool   // the end of every packet in it was told
 	drops  []Drop // every loss in it, also of copies
 	tuples []tuple
 	inner  tuple // the tuple an ICMP error talks about

@@ -193,7 +193,7 @@ func (s *Stitcher) take(r *bpf.Record, ext, snap []byte) bool {
 		return false
 	}
 	if r.Flags&bpf.FlagEnd != 0 {
-		o.endTrail(r.Trail, r.TimeNs)
+		o.endTrail(r.Trail, r.TimeNs, true)
 	}
 	s.touch(o, r.TimeNs)
 	return fresh
@@ -277,7 +277,7 @@ func (s *Stitcher) join(o *openJourney, r *bpf.Record) {
 	}
 	if before, ok := s.skbs[r.Skb]; ok && before != r.Trail {
 		if b := s.trails[before]; b != nil {
-			b.endTrail(before, r.TimeNs)
+			b.endTrail(before, r.TimeNs, false)
 			s.place(b)
 		}
 	}

@@ -36,6 +36,7 @@ type event struct {
 type trailState struct {
 	id, parent, skb uint64
 	ended           bool
+	unseen          bool   // it ended, for its memory was reused: nothing told of it
 	endedBy         uint64 // ns: when at the latest, if ended
 }
 
@@ -50,14 +51,19 @@ func (o *openJourney) add(r *bpf.Record, ext, snap []byte, v *view) bool {
 	return true
 }
 
-// endTrail notes that a packet of o ended at t or before.
-func (o *openJourney) endTrail(trail, t uint64) {
+// endTrail notes that a packet of o ended at t or before; seen: a record said so.
+func (o *openJourney) endTrail(trail, t uint64, seen bool) {
 	for i := range o.trails {
 		if tr := &o.trails[i]; tr.id == trail && !tr.ended {
-			tr.ended, tr.endedBy = true, t
+			tr.ended, tr.unseen, tr.endedBy = true, !seen, t
 			o.live--
 		}
 	}
+}
+
+// endsSeen tells whether the end of every packet of o was told.
+func (o *openJourney) endsSeen() bool {
+	return len(o.trails) > 0 && !slices.ContainsFunc(o.trails, func(t trailState) bool { return !t.ended || t.unseen })
 }
 
 // until is up to when lost records can have been o's: a packet whose end was not

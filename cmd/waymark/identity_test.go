@@ -87,6 +87,7 @@ func traceConnections(t *testing.T, w *scenarios.World, send func(*running), fla
 	args := append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...)
 	tr := start(t, append(append(args, flags...), "tcp", "any", "10.0.0.1:5000")...)
 	send(tr)
+	awaitClosed(t, w)
 	all := parseJourneys(t, tr.stop(t))
 	f, err := os.Open(file)
 	if err != nil {

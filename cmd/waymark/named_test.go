@@ -39,7 +39,7 @@ func TestNamesWhatHappened(t *testing.T) {
 			t.Fatalf("%+v: %v", sum, err)
 		}
 	}
-	awaitEmptyQueues(t, w)
+	awaitClosed(t, w)
 	all := parseJourneys(t, tr.stop(t))
 	k := kernelRoutes{t: t, namespaces: map[string]*netlink.Handle{}, known: map[routeQuestion]string{}}
 	named, routes, whole, odd := 0, 0, 0, 0
@@ -75,18 +75,17 @@ func TestNamesWhatHappened(t *testing.T) {
 	}
 }
 
-// awaitEmptyQueues returns when no packet waits for the balancer any more: the
-// last acknowledgements come after the answers.
-func awaitEmptyQueues(t *testing.T, w *scenarios.World) {
+// awaitClosed returns when the Meridio lab's TCP connections are closed at both
+// ends and no packet waits for the balancer: the last segments come after the
+// answers.
+func awaitClosed(t *testing.T, w *scenarios.World) {
 	t.Helper()
-	for range 500 {
-		waiting := false
-		err := w.Inside("lb", func() error {
-			table, err := os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+	underWay := func(node, file string, still func(columns []string) bool) (n int) {
+		err := w.Inside(node, func() error {
+			table, err := os.ReadFile("/proc/thread-self/net/" + file)
 			for line := range strings.Lines(string(table)) {
-				// The third column: net/netfilter/nfnetlink_queue.c, seq_show.
-				if f := strings.Fields(line); len(f) > 2 && f[2] != "0" {
-					waiting = true
+				if f := strings.Fields(line); len(f) > 3 && still(f) {
+					n++
 				}
 			}
 			return err
@@ -94,12 +93,23 @@ func awaitEmptyQueues(t *testing.T, w *scenarios.World) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !waiting {
+		return n
+	}
+	// Numbers of include/net/tcp_states.h, in the fourth column (get_tcp4_sock).
+	open := func(f []string) bool { return f[3] != "st" && f[3] != "0A" && f[3] != "06" } // LISTEN, TIME_WAIT
+	waits := func(f []string) bool { return f[2] != "0" }                                  // nfnetlink_queue.c, seq_show
+	var connections, packets int
+	for range 3000 {
+		connections, packets = 0, underWay("lb", "netfilter/nfnetlink_queue", waits)
+		for _, node := range []string{"gw", "t1", "t2", "t3"} {
+			connections += underWay(node, "tcp", open) + underWay(node, "tcp6", open)
+		}
+		if connections+packets == 0 {
 			return
 		}
 		tick(t)
 	}
-	t.Fatal("packets wait for the balancer and are not decided")
+	t.Fatalf("%d ends of connections are not closed, %d packets wait for the balancer", connections, packets)
 }
 
 // kernelRoutes asks the kernel for routes, each once.
