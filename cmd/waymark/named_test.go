@@ -97,7 +97,7 @@ func awaitClosed(t *testing.T, w *scenarios.World) {
 	}
 	// Numbers of include/net/tcp_states.h, in the fourth column (get_tcp4_sock).
 	open := func(f []string) bool { return f[3] != "st" && f[3] != "0A" && f[3] != "06" } // LISTEN, TIME_WAIT
-	waits := func(f []string) bool { return f[2] != "0" }                                  // nfnetlink_queue.c, seq_show
+	waits := func(f []string) bool { return f[2] != "0" }                                 // nfnetlink_queue.c, seq_show
 	var connections, packets int
 	for range 3000 {
 		connections, packets = 0, underWay("lb", "netfilter/nfnetlink_queue", waits)
