@@ -61,7 +61,7 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 		n = snaplen;
 	if (bounded(&n) && !bpf_skb_load_bytes(ctx, 0, snap, n))
 		rec->snap_len = n;
-	parse_packet(rec, snap, rec->snap_len);
+	parse_packet(rec, snap);
 
 	if (t && continues(t, rec)) {
 		trail_go_on(t, rec);

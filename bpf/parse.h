@@ -5,6 +5,10 @@
  * The bytes are the record's own snapshot, of which the first PARSE_LEN are
  * looked at. What cannot be reached there leaves its field 0 and sets
  * RECORD_TRUNC.
+ *
+ * Each step leaves what it found in the record and the next reads it there,
+ * really: of memory the verifier knows nothing, so it checks the next step once
+ * and not for each way through those before.
  */
 #ifndef WAYMARK_PARSE_H
 #define WAYMARK_PARSE_H
@@ -39,16 +43,21 @@ static __always_inline __u32 be32_at(const __u8 *p)
 	return (__u32)p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3];
 }
 
-/* RFC 9293, RFC 768, RFC 9260, RFC 792/4443: the transport header at off. */
-static __always_inline void parse_l4(struct record *rec, __u8 *snap, __u32 have, __u32 off,
-				     __u32 l4_len)
+/* What is in the record, not what the compiler knows it to be. */
+#define STORED(field) (*(volatile typeof(field) *)&(field))
+
+/*
+ * RFC 9293, RFC 768, RFC 9260, RFC 792/4443: the transport header at
+ * rec->at, which with its payload has rec->payload_len bytes.
+ */
+static __always_inline void parse_l4(struct record *rec, __u8 *snap, __u32 have)
 {
+	__u32 off = STORED(rec->at), l4_len = STORED(rec->payload_len);
 	__u8 *p, *payload;
 
-	rec->payload_len = l4_len;
 	if (rec->frag_off & ~7) /* a later fragment has no transport header */
 		return;
-	switch (rec->proto) {
+	switch (STORED(rec->proto)) {
 	case IPPROTO_TCP:
 		p = bytes_at(snap, have, off, 20);
 		if (!p)
@@ -95,14 +104,15 @@ ports:
 	__builtin_memcpy(&rec->dport, p + 2, 2);
 }
 
-static __always_inline void parse_ipv4(struct record *rec, __u8 *snap, __u32 have, __u32 off)
+/* The headers at rec->at. False: the transport header is not told of. */
+static __always_inline bool parse_ipv4(struct record *rec, __u8 *snap, __u32 have)
 {
+	__u32 off = STORED(rec->at), ihl;
 	__u8 *p = bytes_at(snap, have, off, 20);
-	__u32 ihl;
 
 	if (!p || p[0] >> 4 != 4) {
 		rec->flags |= RECORD_TRUNC;
-		return;
+		return false;
 	}
 	ihl = (p[0] & 0xf) * 4;
 	rec->ip_version = 4;
@@ -114,37 +124,40 @@ static __always_inline void parse_ipv4(struct record *rec, __u8 *snap, __u32 hav
 	rec->src[10] = rec->src[11] = rec->dst[10] = rec->dst[11] = 0xff;
 	__builtin_memcpy(rec->src + 12, p + 12, 4);
 	__builtin_memcpy(rec->dst + 12, p + 16, 4);
-	parse_l4(rec, snap, have, off + ihl, be16_at(p + 2) - ihl);
+	rec->at = off + ihl;
+	rec->payload_len = be16_at(p + 2) - ihl;
+	return true;
 }
 
-static __always_inline void parse_ipv6(struct record *rec, __u8 *snap, __u32 have, __u32 off)
+static __always_inline bool parse_ipv6(struct record *rec, __u8 *snap, __u32 have)
 {
+	__u32 off = STORED(rec->at);
 	__u8 *p = bytes_at(snap, have, off, 40);
-	__u32 left, start = off + 40;
-	__u8 next;
 
 	if (!p || p[0] >> 4 != 6) {
 		rec->flags |= RECORD_TRUNC;
-		return;
+		return false;
 	}
 	rec->ip_version = 6;
 	rec->ttl = p[7];
 	__builtin_memcpy(rec->src, p + 8, 16);
 	__builtin_memcpy(rec->dst, p + 24, 16);
-	next = p[6];
-	left = be16_at(p + 4);
-	off = start;
+	rec->proto = p[6];
+	rec->payload_len = be16_at(p + 4);
+	rec->at = off + 40;
 	for (int i = 0; i < MAX_EXT_HDRS; i++) {
+		__u8 next = STORED(rec->proto);
 		__u32 n;
 
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH)
 			break;
+		off = STORED(rec->at);
 		p = bytes_at(snap, have, off, 8);
 		if (!p) {
-			rec->proto = next;
+			rec->payload_len = 0;
 			rec->flags |= RECORD_TRUNC;
-			return;
+			return false;
 		}
 		n = 8 + p[1] * 8;
 		if (next == IPPROTO_AH)
@@ -154,47 +167,54 @@ static __always_inline void parse_ipv6(struct record *rec, __u8 *snap, __u32 hav
 			rec->frag_off = (be16_at(p + 2) & 0xfff8) | (p[3] & 1);
 			rec->ip_id = be16_at(p + 6);
 		}
-		next = p[0];
-		off += n;
-		if (rec->frag_off & ~7)
+		rec->proto = p[0];
+		rec->at = off + n;
+		rec->payload_len -= n;
+		if (STORED(rec->frag_off) & ~7)
 			break;
 	}
-	rec->proto = next;
-	parse_l4(rec, snap, have, off, left - (off - start));
+	return true;
 }
 
 /*
- * Fill the header fields of rec from its snapshot of `have` bytes.
+ * Fill the header fields of rec from its snapshot of rec->snap_len bytes.
  * RECORD_L3 tells that it starts at the network header, whose EtherType is
  * then in rec->l3_proto already.
  */
-static __always_inline void parse_packet(struct record *rec, __u8 *snap, __u32 have)
+static __always_inline void parse_packet(struct record *rec, __u8 *snap)
 {
-	__u32 off = 0;
+	__u32 have = STORED(rec->snap_len);
+	bool transport = false;
+	__u8 *p;
 
-	if (!(rec->flags & RECORD_L3)) {
-		__u8 *p = bytes_at(snap, have, 12, 2);
-
+	rec->at = 0;
+	if (!(STORED(rec->flags) & RECORD_L3)) {
+		p = bytes_at(snap, have, 12, 2);
 		if (!p) {
 			rec->flags |= RECORD_TRUNC;
 			return;
 		}
 		rec->l3_proto = be16_at(p);
-		off = ETH_HLEN;
+		rec->at = ETH_HLEN;
 		for (int i = 0; i < 2; i++) { /* a tag in the frame, or two (802.1ad) */
-			if (rec->l3_proto != ETH_P_8021Q && rec->l3_proto != ETH_P_8021AD)
+			__u16 proto = STORED(rec->l3_proto);
+
+			if (proto != ETH_P_8021Q && proto != ETH_P_8021AD)
 				break;
-			p = bytes_at(snap, have, off + 2, 2);
+			p = bytes_at(snap, have, STORED(rec->at) + 2, 2);
 			if (!p)
 				break;
 			rec->l3_proto = be16_at(p);
-			off += 4;
+			rec->at += 4;
 		}
 	}
-	if (rec->l3_proto == ETH_P_IP)
-		parse_ipv4(rec, snap, have, off);
-	else if (rec->l3_proto == ETH_P_IPV6)
-		parse_ipv6(rec, snap, have, off);
+	if (STORED(rec->l3_proto) == ETH_P_IP)
+		transport = parse_ipv4(rec, snap, have);
+	else if (STORED(rec->l3_proto) == ETH_P_IPV6)
+		transport = parse_ipv6(rec, snap, have);
+	if (transport)
+		parse_l4(rec, snap, have);
+	rec->at = 0;
 }
 
 #endif

@@ -89,7 +89,7 @@ static __always_inline void snapshot(struct record *rec, const struct view *v, _
 		rec->flags |= RECORD_VLAN;
 		rec->vlan_tci = v->vlan;
 	}
-	parse_packet(rec, snap, rec->snap_len);
+	parse_packet(rec, snap);
 }
 
 /*

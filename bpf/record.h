@@ -91,8 +91,8 @@ struct record {
 	__u8 ip_version; /* 4, 6, or 0 when the packet is not IP */
 	__u16 ext_len;	 /* bytes of hook-specific data after this header */
 	__u16 snap_len;	 /* bytes of packet after that */
-	__u16 pad;
-	__u32 pad2;
+	__u16 at;	 /* the parser's own: where in the packet it is; then 0 */
+	__u32 pad;
 };
 
 /* What the queue group adds. */

@@ -211,8 +211,8 @@ type WaymarkRecord struct {
 	IpVersion  uint8
 	ExtLen     uint16
 	SnapLen    uint16
-	Pad        uint16
-	Pad2       uint32
+	At         uint16
+	Pad        uint32
 }
 
 type WaymarkRecordFlags uint32
