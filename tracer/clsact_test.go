@@ -108,7 +108,7 @@ func TestClsactLeavesNothing(t *testing.T) {
 			if foreign {
 				addFilter(t, w.a, "foreign", 77)
 			}
-			p, err := load(settings{}, nil)
+			p, err := load(settings{}, []string{"device"})
 			must(t, err)
 			defer p.close()
 			a := newAttacher(p)

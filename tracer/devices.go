@@ -60,11 +60,12 @@ type attacher struct {
 }
 
 func newAttacher(p *programs) *attacher {
-	return &attacher{
-		ingress: p.core.Programs["tc_ingress"], egress: p.core.Programs["tc_egress"],
-		haveTCX: HaveTCX(p.core.Programs["tc_ingress"]) == nil,
-		links:   map[deviceKey]*deviceLinks{},
+	a := &attacher{links: map[deviceKey]*deviceLinks{}}
+	if len(p.running["ingress"]) > 0 { // devices are wanted
+		a.ingress, a.egress = p.running["ingress"][0], p.running["egress"][0]
+		a.haveTCX = HaveTCX(a.ingress) == nil
 	}
+	return a
 }
 
 // HaveTCX returns nil if the kernel has tcx links. It asks to attach prog, a

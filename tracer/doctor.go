@@ -75,7 +75,7 @@ func status(p *programs, row HookRow) HookStatus {
 	s := HookStatus{Name: row.Name, Group: row.Group, Tells: row.Tells, Cost: row.Cost, Available: true}
 	if row.Group == "device" {
 		s.Backend = BackendTCX
-		if HaveTCX(p.core.Programs[row.Attach[0].Program]) != nil {
+		if HaveTCX(p.running[row.Name][0]) != nil {
 			s.Backend = BackendClsBPF
 		}
 		return s

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -33,14 +34,13 @@ type settings struct {
 	ringBytes  uint32 // 0: as in the object
 }
 
-// programs is the loaded object: the core collection with the maps, and one
-// more collection for each program that not every kernel can load.
+// programs is the loaded object: the maps, and a collection for each program
+// that is wanted and that this kernel can load.
 type programs struct {
-	core     *ebpf.Collection
+	shared   *ebpf.Collection     // the maps and variables
 	spec     *ebpf.CollectionSpec // with settings and filter
-	types    *btf.Cache
-	loading  sync.Mutex // of programs that use types
-	optional []*ebpf.Collection
+	types    chan *btf.Cache      // decoded kernel types, one for each program loaded at a time
+	loaded   []*ebpf.Collection
 	running  map[string][]*ebpf.Program // by hook row
 	links    []link.Link
 	attached []string // names of the hook rows that are attached
@@ -50,18 +50,9 @@ type programs struct {
 	exact    bool             // the end of every skb is seen
 }
 
-// coreProgram tells whether a program is loaded with the maps: those that
-// every supported kernel can load.
-func coreProgram(name string) bool {
-	for _, row := range Hooks {
-		for _, a := range row.Attach {
-			if a.Program == name {
-				return a.Backend == BackendTCX || a.Backend == BackendClsBPF || a.Backend == BackendRawTP
-			}
-		}
-	}
-	return false
-}
+// maxLoads bounds the programs that are loaded at a time: verifying one takes a
+// processor.
+const maxLoads = 4
 
 // prepare returns the object's spec with the settings and the filter in it.
 func prepare(s settings, kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
@@ -128,23 +119,25 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &programs{spec: spec, types: types, running: map[string][]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{}}
-	core := spec.Copy()
-	for name := range core.Programs {
-		if !coreProgram(name) {
-			delete(core.Programs, name)
-		}
+	p := &programs{
+		spec: spec, types: make(chan *btf.Cache, min(maxLoads, runtime.NumCPU())),
+		running: map[string][]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{},
 	}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
-	p.core, err = ebpf.NewCollectionWithOptions(core, ebpf.CollectionOptions{Cache: types})
-	if err != nil {
-		return nil, fmt.Errorf("load the programs: %w", err)
+	p.types <- types
+	for range cap(p.types) - 1 {
+		p.types <- btf.NewCache()
+	}
+	maps := spec.Copy()
+	clear(maps.Programs)
+	if p.shared, err = ebpf.NewCollectionWithOptions(maps, ebpf.CollectionOptions{}); err != nil {
+		return nil, fmt.Errorf("make the programs' maps: %w", err)
 	}
 	p.attachAll(groups)
+	if slices.Contains(groups, "device") && (p.running["ingress"] == nil || p.running["egress"] == nil) {
+		err = errors.Join(p.missing["ingress"], p.missing["egress"])
+		p.close()
+		return nil, fmt.Errorf("load the programs: %w", err)
+	}
 	return p, nil
 }
 
@@ -154,18 +147,13 @@ func (p *programs) attachAll(groups []string) {
 	tries := make([]attempt, len(Hooks))
 	var wg sync.WaitGroup
 	for i, row := range Hooks {
-		if row.Group != "device" && slices.Contains(groups, row.Group) {
+		if slices.Contains(groups, row.Group) {
 			wg.Go(func() { tries[i] = p.try(row) })
 		}
 	}
 	wg.Wait()
 	for i, row := range Hooks {
-		switch {
-		case !slices.Contains(groups, row.Group):
-		case row.Group == "device": // attached to each device, later
-			p.attached = append(p.attached, row.Name)
-			p.running[row.Name] = []*ebpf.Program{p.core.Programs[row.Attach[0].Program]}
-		default:
+		if slices.Contains(groups, row.Group) {
 			p.take(row, tries[i])
 		}
 	}
@@ -175,7 +163,7 @@ func (p *programs) attachAll(groups []string) {
 type attempt struct {
 	backend     Backend
 	progs       []*ebpf.Program
-	collections []*ebpf.Collection // of progs that are not core programs
+	collections []*ebpf.Collection // of progs
 	links       []link.Link
 	err         error
 }
@@ -195,7 +183,7 @@ func (p *programs) take(row HookRow, t attempt) bool {
 		p.missing[row.Name] = t.err
 		return false
 	}
-	p.optional = append(p.optional, t.collections...)
+	p.loaded = append(p.loaded, t.collections...)
 	p.links = append(p.links, t.links...)
 	p.running[row.Name], p.backends[row.Name] = t.progs, t.backend
 	p.attached = append(p.attached, row.Name)
@@ -248,9 +236,9 @@ func (p *programs) try(row HookRow) attempt {
 
 // builtIn tells whether the kernel itself has the first function of a row.
 func (p *programs) builtIn(row HookRow) bool {
-	p.loading.Lock()
-	defer p.loading.Unlock()
-	kernel, err := p.types.Kernel()
+	types := <-p.types
+	defer func() { p.types <- types }()
+	kernel, err := types.Kernel()
 	return err == nil && hasFunction(kernel, row.Attach[0].Symbols[0])
 }
 
@@ -264,13 +252,14 @@ func (p *programs) tryOne(row HookRow, a Attachment) (t attempt) {
 	if t.err = haveBackend(a.Backend); t.err != nil {
 		return t
 	}
-	if prog := p.core.Programs[a.Program]; prog != nil {
-		t.progs = []*ebpf.Program{prog}
-	} else if t.collections, t.err = p.load(row, a); t.err != nil {
+	if t.collections, t.err = p.load(row, a); t.err != nil {
 		return t
 	}
 	for _, c := range t.collections {
 		t.progs = append(t.progs, c.Programs[a.Program])
+	}
+	if row.Group == "device" {
+		return t // attached to each device, later
 	}
 	for _, prog := range t.progs {
 		links, err := a.link(prog)
@@ -283,15 +272,19 @@ func (p *programs) tryOne(row HookRow, a Attachment) (t attempt) {
 }
 
 // load loads a program, for fentry and fexit once for each function that the
-// kernel has. One program at a time: decoding a module's types also decodes the
-// kernel's, which cilium/ebpf 0.22 does without the kernel types' lock.
+// kernel has. Nobody else uses the types it uses: decoding a module's types also
+// decodes the kernel's, which cilium/ebpf 0.22 does without the kernel types'
+// lock.
 func (p *programs) load(row HookRow, a Attachment) (loaded []*ebpf.Collection, err error) {
-	p.loading.Lock()
-	defer p.loading.Unlock()
-	opts := ebpf.CollectionOptions{MapReplacements: p.core.Maps, Cache: p.types}
+	types := <-p.types
+	defer func() { p.types <- types }()
+	if a.Backend == BackendMulti && !hasMulti(types) {
+		return nil, errors.New("this kernel has no kprobe.multi (5.18, CONFIG_FPROBE)")
+	}
+	opts := ebpf.CollectionOptions{MapReplacements: p.shared.Maps, Cache: types}
 	if row.Module != "" {
-		if types, err := p.types.Module(row.Module); err == nil {
-			opts.Programs.ExtraRelocationTargets = []*btf.Spec{types}
+		if module, err := types.Module(row.Module); err == nil {
+			opts.Programs.ExtraRelocationTargets = []*btf.Spec{module}
 		}
 	}
 	if a.Backend != BackendFentry && a.Backend != BackendFexit {
@@ -302,7 +295,7 @@ func (p *programs) load(row HookRow, a Attachment) (loaded []*ebpf.Collection, e
 		return []*ebpf.Collection{c}, nil
 	}
 	for _, function := range a.Symbols {
-		if len(a.Symbols) > 1 && !p.has(function, opts.Programs.ExtraRelocationTargets) {
+		if len(a.Symbols) > 1 && !has(function, types, opts.Programs.ExtraRelocationTargets) {
 			continue
 		}
 		spec := only(p.spec, a.Program)
@@ -319,9 +312,17 @@ func (p *programs) load(row HookRow, a Attachment) (loaded []*ebpf.Collection, e
 	return loaded, nil
 }
 
+// hasMulti tells whether the kernel has kprobe.multi: kernel/trace/bpf_trace.c
+// has this struct then. To try takes the kernel a quarter of a second.
+func hasMulti(types *btf.Cache) bool {
+	var s *btf.Struct
+	kernel, err := types.Kernel()
+	return err == nil && kernel.TypeByName("bpf_kprobe_multi_link", &s) == nil
+}
+
 // has tells whether the kernel or the module has a function.
-func (p *programs) has(function string, module []*btf.Spec) bool {
-	kernel, err := p.types.Kernel()
+func has(function string, types *btf.Cache, module []*btf.Spec) bool {
+	kernel, err := types.Kernel()
 	return err == nil && hasFunction(kernel, function) ||
 		slices.ContainsFunc(module, func(types *btf.Spec) bool { return hasFunction(types, function) })
 }
@@ -395,15 +396,13 @@ func haveBackend(b Backend) error {
 	return nil
 }
 
-// only returns spec with one program and the maps.
+// only returns spec with a copy of one program. To copy all would take longer
+// than to load one.
 func only(spec *ebpf.CollectionSpec, program string) *ebpf.CollectionSpec {
-	one := spec.Copy()
-	for name := range one.Programs {
-		if name != program {
-			delete(one.Programs, name)
-		}
+	return &ebpf.CollectionSpec{
+		Maps: spec.Maps, Types: spec.Types, ByteOrder: spec.ByteOrder,
+		Programs: map[string]*ebpf.ProgramSpec{program: spec.Programs[program].Copy()},
 	}
-	return one
 }
 
 // firstLine keeps a verifier's log out of what a person reads.
@@ -422,10 +421,8 @@ func (p *programs) close() {
 		wg.Go(func() { l.Close() })
 	}
 	wg.Wait()
-	for _, c := range p.optional {
+	for _, c := range p.loaded {
 		c.Close()
 	}
-	if p.core != nil {
-		p.core.Close()
-	}
+	p.shared.Close()
 }

@@ -20,7 +20,7 @@ type lossWatch struct {
 }
 
 func newLossWatch(p *programs) *lossWatch {
-	return &lossWatch{programs: p, stats: p.core.Maps["stats"], missed: map[string]uint64{}, at: bootTime()}
+	return &lossWatch{programs: p, stats: p.shared.Maps["stats"], missed: map[string]uint64{}, at: bootTime()}
 }
 
 // read sums the counters over CPUs.

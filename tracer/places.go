@@ -90,7 +90,7 @@ func (p *places) rescan() {
 			continue
 		}
 		if len(p.t.opts.Netns) > 0 { // it came back under the name
-			_ = p.t.programs.core.Maps["netns"].Put(ns.Inode, uint8(1))
+			_ = p.t.programs.shared.Maps["netns"].Put(ns.Inode, uint8(1))
 		}
 		if err := p.watch(ns); err != nil {
 			p.t.opts.Log.Warn().Err(err).Msg("a namespace is not traced")

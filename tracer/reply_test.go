@@ -57,8 +57,8 @@ func TestFollowsAnswersThatTheFilterDoesNotKnow(t *testing.T) {
 					src: from.Addr().As16(), dst: to.Addr().As16(), proto: unix.IPPROTO_UDP,
 					sport: bits.ReverseBytes16(from.Port()), dport: bits.ReverseBytes16(to.Port()),
 				}
-				must(t, tr.programs.core.Maps["replies"].Put(key, uint8(1)))
-				must(t, tr.programs.core.Variables["replies_known"].Set(uint32(1)))
+				must(t, tr.programs.shared.Maps["replies"].Put(key, uint8(1)))
+				must(t, tr.programs.shared.Variables["replies_known"].Set(uint32(1)))
 			}
 			note(ends[1].from, last)
 			for _, e := range ends {

@@ -123,11 +123,11 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 		return nil, err
 	}
 	for _, ns := range wanted {
-		if err := t.programs.core.Maps["netns"].Put(ns.Inode, uint8(1)); err != nil {
+		if err := t.programs.shared.Maps["netns"].Put(ns.Inode, uint8(1)); err != nil {
 			return nil, fmt.Errorf("tell the programs the namespace %s: %w", ns.Name, err)
 		}
 	}
-	if t.ring, err = openRing(t.programs.core.Maps["ring"]); err != nil {
+	if t.ring, err = openRing(t.programs.shared.Maps["ring"]); err != nil {
 		return nil, err
 	}
 	if opts.Cost {
