@@ -114,6 +114,7 @@ var cbr0Breaks = map[string]struct{ breaks, spares []Traffic }{
 }
 
 func TestCBR0FaultsBreakAndClear(t *testing.T) {
+	faultsOnce(t)
 	w := upLab(t, cbr0)
 	for _, f := range w.lab.faults {
 		t.Run(f.Name, func(t *testing.T) {

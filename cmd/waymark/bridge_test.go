@@ -17,10 +17,8 @@ import (
 // TestTraceTellsWhereABridgeFloods: p1's question for p2's hardware address goes
 // to all ports, which are in hairpin mode, and up.
 func TestTraceTellsWhereABridgeFloods(t *testing.T) {
+	needFunctions(t)
 	w := labUpWith(t, scenarios.Options{Lab: "cbr0", NoBridgeNetfilter: true})
-	if !hookAvailable(t, "bridge_flood") {
-		t.Skip("SKIPPED here: this kernel does not show bridges; doctor says so")
-	}
 	tr := start(t, append(append([]string{"trace", "--hooks", "device,bridge,drop,free", "-o", "json"}, netnsFlags(w)...), "arp")...)
 	if _, err := w.Send(ctxBackground, scenarios.Traffic{UDP: true}, nil); err != nil {
 		t.Fatal(err)
@@ -66,10 +64,8 @@ func hasHop(j *journey, group, hook string) bool {
 // TestTraceTellsWhyABridgeDrops: for the faults of the lab whose packets a bridge
 // refuses, the journey names the question that the fault stands for.
 func TestTraceTellsWhyABridgeDrops(t *testing.T) {
+	needFunctions(t)
 	w := labUpWith(t, scenarios.Options{Lab: "cbr0"})
-	if !hookAvailable(t, "bridge_forward") {
-		t.Skip("SKIPPED here: this kernel does not show bridges; doctor says so")
-	}
 	for _, tt := range []struct {
 		fault, question, filter, blocked string
 		traffic                          scenarios.Traffic

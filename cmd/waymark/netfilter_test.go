@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netns"
@@ -43,15 +41,6 @@ func (j *journey) chains() []string {
 		lines = append(lines, line)
 	}
 	return lines
-}
-
-// needChains skips a test where the kernel cannot show chains, as doctor says;
-// asking that would take longer than the test.
-func needChains(t *testing.T) {
-	t.Helper()
-	if err := features.HaveProgramType(ebpf.Tracing); err != nil {
-		t.Skipf("SKIPPED: this kernel does not show chains: %v", err)
-	}
 }
 
 // traceSYNs traces while traffic is sent, and returns the first packet of the first
@@ -89,7 +78,7 @@ func wantChains(t *testing.T, syns map[string]*journey, dst string, want ...stri
 // TestTraceTellsWhatNetfilterDecides: which chains a connection's first packet
 // passes in the Meridio lab, and which rule queues it.
 func TestTraceTellsWhatNetfilterDecides(t *testing.T) {
-	needChains(t)
+	needFunctions(t)
 	w := labUpFor(t)
 	syns := traceSYNs(t, w, scenarios.Traffic{}, scenarios.Traffic{IPv6: true})
 	for dst, queue := range map[string]string{
@@ -106,7 +95,7 @@ func TestTraceTellsWhatNetfilterDecides(t *testing.T) {
 
 // TestTraceTellsJumpsOfChains: a realserver's rules, four chains deep.
 func TestTraceTellsJumpsOfChains(t *testing.T) {
-	needChains(t)
+	needFunctions(t)
 	w := labUpWith(t, scenarios.Options{Lab: "ipvs"})
 	wantChains(t, traceSYNs(t, w, scenarios.Traffic{To: "direct"}), "10.54.213.148",
 		"prerouting nat PREROUTING > RAVEL-SEP-2XTA5SGSZ54GODVP: accept by counter dnat to 192.168.10.2:8080",
@@ -116,7 +105,7 @@ func TestTraceTellsJumpsOfChains(t *testing.T) {
 // TestNetfilterDropsAreExplained: address translation in the cbr0 lab, then what
 // a policy, a rule and a table of iptables-legacy drop in its forward hook.
 func TestNetfilterDropsAreExplained(t *testing.T) {
-	needChains(t)
+	needFunctions(t)
 	w := labUpWith(t, scenarios.Options{Lab: "cbr0"})
 	const ext4, ext6 = "203.0.113.9", "2001:db8:113::9"
 	internet4, internet6 := scenarios.Traffic{To: "internet"}, scenarios.Traffic{To: "internet", IPv6: true}

@@ -39,10 +39,8 @@ func (j *journey) socketHops(hook string) (details []map[string]any) {
 // TestTraceNamesTheSocket: every packet of a connection ends in a socket; those
 // of the target belong to its server.
 func TestTraceNamesTheSocket(t *testing.T) {
+	needFunctions(t)
 	w := labUpFor(t)
-	if !hookAvailable(t, "socket_receive") {
-		t.Skip("SKIPPED here, it runs on the kernels in the VM: this one does not show sockets, doctor says so")
-	}
 	cases := map[string]struct {
 		traffic scenarios.Traffic
 		local   string
@@ -137,10 +135,8 @@ func ownedBy(d map[string]any, namespace string) error {
 
 // TestTraceTellsRefusals: nobody listens, nobody accepts; the packet says so.
 func TestTraceTellsRefusals(t *testing.T) {
+	needFunctions(t)
 	w := labUpFor(t)
-	if !hookAvailable(t, "socket_receive") {
-		t.Skip("SKIPPED here, it runs on the kernels in the VM: this one does not show sockets, doctor says so")
-	}
 	const closedPort, fullPort, rejectedPort = 6000, 6001, 6002
 	target, client := namespace(t, w, "t1"), namespace(t, w, "px")
 	listener := listenWithout(t, target, fullPort)

@@ -6,7 +6,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -19,8 +18,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
+
 	"waymark/scenarios"
-	"waymark/tracer"
 )
 
 // identifiers of the lab's targets, whose marks are 5000 more, by Maglev index.
@@ -118,7 +119,7 @@ func checkQueueHops(t *testing.T, syn *journey) {
 		}
 	}
 	want := []string{"queue/enqueue", "lb/decide", "queue/verdict"}
-	if !hookAvailable(t, "nfqueue_enter") {
+	if !showsFunctions() {
 		t.Logf("this kernel does not show queues: doctor says so")
 		want = []string{"lb/decide"}
 	}
@@ -127,31 +128,17 @@ func checkQueueHops(t *testing.T, syn *journey) {
 	}
 }
 
-// available are the hooks that doctor called so. It attaches all of them, which
-// takes some seconds in an emulated machine; others may appear with a module.
-var available = map[string]bool{}
+// showsFunctions tells whether this kernel can be probed at its functions: the
+// machines of scenarios/vm can. What doctor says of each hook there TestHooksPage
+// holds it to; to ask it attaches all of them, which takes longer than a test.
+func showsFunctions() bool { return features.HaveProgramType(ebpf.Tracing) == nil }
 
-// hookAvailable tells whether this kernel, with the modules it has now, has a
-// hook.
-func hookAvailable(t *testing.T, name string) bool {
+// needFunctions skips a test of what only functions tell.
+func needFunctions(t *testing.T) {
 	t.Helper()
-	if available[name] {
-		return true
+	if !showsFunctions() {
+		t.Skip("SKIPPED here, it runs on the kernels in the VM: this one has no programs of type tracing, doctor says so")
 	}
-	out, stderr, _ := run0(t, "doctor", "-o", "json")
-	var r tracer.Report
-	if err := json.Unmarshal([]byte(out), &r); err != nil {
-		t.Fatalf("doctor: %v: %s", err, stderr)
-	}
-	known := false
-	for _, h := range r.Hooks {
-		available[h.Name] = h.Available
-		known = known || h.Name == name
-	}
-	if !known {
-		t.Fatalf("doctor does not know %s", name)
-	}
-	return available[name]
 }
 
 // refusedByTCP tells whether TCP had no use for what arrived: a segment sent
