@@ -51,9 +51,10 @@ type branch struct {
 	freedT   uint64 // when, ns since the start
 	told     uint64 // time of its latest hop, ns since the start
 
-	socket  *SocketDetail // that was given it, since it entered a device
-	socketT uint64        // when, ns since the start
-	answer  *AnswerDetail // that it was refused with, likewise
+	socket   *SocketDetail // that was given it, since it entered a device
+	socketT  uint64        // when, ns since the start
+	socketAt uint32        // its namespace
+	answer   *AnswerDetail // that it was refused with, likewise
 }
 
 // build makes the journey of o.

@@ -28,6 +28,7 @@ var fates = []fateRow{
 		reasons:   unnamed, when: (*dropFacts).segmented,
 		outcome: Consumed, why: "cut into segments for the queue, which travel on as packets of their own",
 	},
+	{functions: []string{"skb_release_data"}, reasons: unnamed, outcome: Consumed, why: "a part of a packet that was put together, and freed with it", hide: true},
 	{reasons: []string{"NOT_DROPPED_YET", "CONSUMED"}, local: true, outcome: Delivered, why: "processed to the end", hide: true},
 	{reasons: []string{"NOT_DROPPED_YET", "CONSUMED"}, outcome: Consumed, why: "processed to the end", hide: true},
 	{reasons: []string{"SOCKET_CLOSE"}, outcome: Delivered, why: "was in the socket's queue when the socket was closed"},
@@ -36,6 +37,8 @@ var fates = []fateRow{
 		functions: []string{"skb_queue_purge*", "__skb_queue_purge*", "skb_rbtree_purge", "inet_sock_destruct", "sk_stream_kill_queues", "tcp_disconnect", "tcp_write_queue_purge"},
 		reasons:   unnamed, local: true, outcome: Delivered, why: "was in the socket's queue when the socket was closed",
 	},
+	{reasons: []string{"QUEUE_PURGE"}, when: (*dropFacts).framed, outcome: Consumed, why: "a copy for a packet socket, which was closed"},
+	{functions: []string{"skb_queue_purge*", "__skb_queue_purge*"}, reasons: unnamed, when: (*dropFacts).framed, outcome: Consumed, why: "a copy for a packet socket, which was closed"},
 	{reasons: []string{"TCP_OLD_ACK", "TCP_TOO_OLD_ACK", "TCP_RFC7323_PAWS_ACK"}, outcome: Delivered, why: "an old acknowledgement: the socket knew more already"},
 	{reasons: []string{"TCP_OLD_DATA", "TCP_OLD_SEQUENCE", "TCP_OFOMERGE"}, outcome: Delivered, why: "a repetition: the socket had the data already"},
 	{reasons: []string{"TCP_RESET"}, outcome: Delivered, why: "a reset: the socket has acted on it"},
@@ -43,8 +46,8 @@ var fates = []fateRow{
 	// (net/ipv4/tcp_input.c, tcp_ipv4.c: "goto discard" after the work is done).
 	{reasons: unnamed, functions: []string{"tcp_rcv_state_process", "tcp_v4_rcv", "tcp_v6_rcv"}, local: true, when: (*dropFacts).accepted, outcome: Delivered, why: "the last of its connection: the socket has acted on it and is gone"},
 	{reasons: []string{"NO_SOCKET", "NOT_SPECIFIED"}, functions: []string{"icmp_rcv", "icmpv6_rcv", "ping_rcv", "raw_rcv*", "rawv6_rcv*"}, local: true, outcome: Delivered, why: "the kernel has answered it or handed a copy to a socket"},
-	{reasons: unnamed, functions: []string{"ip6_mc_input", "ip_mr_input", "ip_local_deliver*"}, when: (*dropFacts).multicast, outcome: Consumed, why: "multicast that nobody here has joined"},
-	{reasons: []string{"OTHERHOST"}, when: (*dropFacts).isOneOfSeveral, why: "a flooded copy for somebody else"},
+	{reasons: unnamed, functions: []string{"ip6_mc_input", "ip_mr_input", "ip_local_deliver*", "ip_rcv_finish*"}, when: (*dropFacts).multicast, outcome: Consumed, why: "multicast that nobody here has joined"},
+	{reasons: []string{"OTHERHOST"}, when: (*dropFacts).forSomebodyElse, why: "a flooded copy for somebody else"},
 }
 
 // fateOf finds the row that says f is no loss; nil: it is one.
@@ -78,9 +81,17 @@ func (f *dropFacts) accepted() bool {
 	return f.br.answer == nil && (f.br.socket == nil || !f.br.socket.full())
 }
 
+// framed tells a packet that has its link header: one that waits for a neighbour's
+// address, in a queue that is purged as well, has none yet.
+func (f *dropFacts) framed() bool { return f.rec.Flags&bpf.FlagL3 == 0 && f.rec.SnapLen > 0 }
+
 func (f *dropFacts) multicast() bool { return f.dst.IsMulticast() }
 
-func (f *dropFacts) isOneOfSeveral() bool { return f.copies > 0 }
+// forSomebodyElse tells a copy of a flooded frame. Where copies are not seen, it is
+// one if nothing here wants the packet: a router, or who has its address, would.
+func (f *dropFacts) forSomebodyElse() bool {
+	return f.copies > 0 || !f.local && f.forwarding() == "0"
+}
 
 // outcome is what became of the journey: the best any of its packets met, for
 // copies die as a matter of course.
@@ -143,14 +154,15 @@ func (b *builder) ended(br *branch, out Outcome) {
 	if br.fate != nil {
 		e.t = max(e.t, br.freedT)
 	}
-	netns, pod := b.w.netns(br.dev.rec.Netns)
+	at := br.dev.rec.Netns
+	if br.socket != nil { // which may be behind a device that is not looked at
+		at, e.t = br.socketAt, max(e.t, br.socketT)
+	}
+	netns, pod := b.w.netns(at)
 	if pod != "" {
 		netns = pod
 	}
 	e.netns = netns
-	if br.socket != nil {
-		e.t = max(e.t, br.socketT)
-	}
 	if br.wait != nil {
 		e.queue, e.t = &br.wait.number, br.wait.since-b.j.seq.start
 	}

@@ -14,6 +14,7 @@ import (
 // IP protocol numbers (IANA) that are named in output.
 const (
 	protoICMP   = 1
+	protoIGMP   = 2
 	protoIPIP   = 4
 	protoTCP    = 6
 	protoUDP    = 17
@@ -25,7 +26,7 @@ const (
 )
 
 var protoNames = map[uint8]string{
-	protoICMP: "icmp", protoIPIP: "ipip", protoTCP: "tcp", protoUDP: "udp", protoIPv6: "ipv6",
+	protoICMP: "icmp", protoIGMP: "igmp", protoIPIP: "ipip", protoTCP: "tcp", protoUDP: "udp", protoIPv6: "ipv6",
 	protoGRE: "gre", protoESP: "esp", protoICMPv6: "icmp6", protoSCTP: "sctp",
 }
 

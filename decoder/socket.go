@@ -110,7 +110,7 @@ func (b *builder) received(br *branch, e *event) {
 		d.Process, d.PID, d.SharedBy, d.Listener = p.Name, p.PID, p.Others, !own
 	}
 	h := b.hop(br, e, GroupSocket, "receive")
-	h.Detail, br.socket, br.socketT = d, d, h.TNs
+	h.Detail, br.socket, br.socketT, br.socketAt = d, d, h.TNs, e.rec.Netns
 	if d.full() && e.rec.TcpFlags&(flagSYN|flagACK|flagRST) == flagSYN {
 		h.Verdict = "drop"
 		drop := Drop{Time: b.s.wall(e.rec.TimeNs), Netns: h.Netns, Pod: h.Pod, Reason: acceptQueueFull, At: "tcp_conn_request"}
