@@ -241,7 +241,8 @@ func TestFaultsBreakAndClear(t *testing.T) {
 
 func send(t *testing.T, w *World, traffic Traffic) Summary {
 	t.Helper()
-	traffic.Connections, traffic.Timeout = 16, 300*time.Millisecond
+	// So many that each of three targets gets one, but once in 10^8 times.
+	traffic.Connections, traffic.Concurrency, traffic.Timeout = 48, 48, 300*time.Millisecond
 	sum, err := w.Send(timeout(t), traffic, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -124,7 +124,7 @@ func load(s settings, groups []string) (_ *programs, err error) {
 		running: map[string][]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{},
 	}
 	p.types <- types
-	for range cap(p.types) - 1 {
+	for len(p.types) < cap(p.types) {
 		p.types <- btf.NewCache()
 	}
 	maps := spec.Copy()
@@ -133,6 +133,10 @@ func load(s settings, groups []string) (_ *programs, err error) {
 		return nil, fmt.Errorf("make the programs' maps: %w", err)
 	}
 	p.attachAll(groups)
+	for range cap(p.types) { // tens of megabytes, until a module appears
+		<-p.types
+		p.types <- btf.NewCache()
+	}
 	if slices.Contains(groups, "device") && (p.running["ingress"] == nil || p.running["egress"] == nil) {
 		err = errors.Join(p.missing["ingress"], p.missing["egress"])
 		p.close()
