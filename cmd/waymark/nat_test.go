@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"waymark/scenarios"
 )
@@ -140,8 +141,12 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 	}
 	answers := map[string]*answer{} // by the client's end
 	tr := start(t, append(append([]string{"trace", "--hooks", "device,nat,bridge,drop,free", "-o", "json"}, netnsFlags(w)...), filter)...)
+	connections, concurrency := 1000, 100
+	if testing.Short() {
+		connections, concurrency = 6, 1
+	}
 	for _, c := range cases {
-		c.traffic.Connections, c.traffic.Concurrency = 6, 1
+		c.traffic.Connections, c.traffic.Concurrency, c.traffic.Timeout = connections, concurrency, time.Minute
 		if _, err := w.Send(ctxBackground, c.traffic, func(x scenarios.Exchange) {
 			answers[x.Local.String()] = &answer{natCase: c, Exchange: x}
 		}); err != nil {
@@ -181,7 +186,7 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 		j.checkEnds(t, a.Exchange)
 	}
 	for client, a := range answers {
-		if a.packets != 2 {
+		if a.packets < 2 { // more if they were sent again
 			t.Errorf("%d packets opened and accepted the connection of %s to %s", a.packets, client, a.Remote)
 		}
 	}

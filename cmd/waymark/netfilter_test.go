@@ -93,15 +93,6 @@ func TestTraceTellsWhatNetfilterDecides(t *testing.T) {
 	}
 }
 
-// TestTraceTellsJumpsOfChains: a realserver's rules, four chains deep.
-func TestTraceTellsJumpsOfChains(t *testing.T) {
-	needFunctions(t)
-	w := labUpWith(t, scenarios.Options{Lab: "ipvs"})
-	wantChains(t, traceSYNs(t, w, scenarios.Traffic{To: "direct"}), "10.54.213.148",
-		"prerouting nat PREROUTING > RAVEL-SEP-2XTA5SGSZ54GODVP: accept by counter dnat to 192.168.10.2:8080",
-		"postrouting nat POSTROUTING > KUBE-POSTROUTING: accept by meta mark & 0x4000 != 0x0 counter masquerade")
-}
-
 // TestNetfilterDropsAreExplained: address translation in the cbr0 lab, then what
 // a policy, a rule and a table of iptables-legacy drop in its forward hook.
 func TestNetfilterDropsAreExplained(t *testing.T) {
