@@ -206,6 +206,7 @@ type journey struct {
 	ID      string
 	Flow    string
 	Reply   bool
+	Start   time.Time
 	Outcome string
 	Packet  struct {
 		Proto, Src, Dst, TCPFlags string

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"waymark/scenarios"
 )
@@ -37,11 +38,12 @@ func TestFaultsDropWhereTheTableSays(t *testing.T) {
 
 // faultCase is a fault, an IP version, and the connections that showed it.
 type faultCase struct {
-	fault  scenarios.Fault
-	ip     int
-	site   scenarios.Site
-	first  uint16 // source port of the first connection; the others count up
-	failed int
+	fault    scenarios.Fault
+	ip       int
+	site     scenarios.Site
+	first    uint16 // source port of the first connection; the others count up
+	failed   int
+	from, to time.Time // when they were there
 	// dropped journeys of its connections' openings, as trace shows them
 	dropped int
 }

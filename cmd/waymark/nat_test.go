@@ -139,7 +139,7 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 		scenarios.Exchange
 		packets int
 	}
-	answers := map[string]*answer{} // by the client's end
+	answers := map[string]*answer{} // by the ends of the connection
 	tr := start(t, append(append([]string{"trace", "--hooks", "device,nat,bridge,drop,free", "-o", "json"}, netnsFlags(w)...), filter)...)
 	connections, concurrency := 1000, 100
 	if testing.Short() {
@@ -148,7 +148,7 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 	for _, c := range cases {
 		c.traffic.Connections, c.traffic.Concurrency, c.traffic.Timeout = connections, concurrency, time.Minute
 		if _, err := w.Send(ctxBackground, c.traffic, func(x scenarios.Exchange) {
-			answers[x.Local.String()] = &answer{natCase: c, Exchange: x}
+			answers[x.Local.String()+" "+x.Remote.String()] = &answer{natCase: c, Exchange: x}
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +158,8 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 		if j.Packet.Flags != "S" && j.Packet.Flags != "S." {
 			continue
 		}
-		a := answers[strings.Fields(j.Flow)[1]]
+		_, ends, _ := strings.Cut(j.Flow, " ")
+		a := answers[ends]
 		if a == nil {
 			t.Errorf("%s of flow %s is nobody's: %s", j.ID, j.Flow, j.nodeWay())
 			continue
@@ -185,9 +186,9 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 		}
 		j.checkEnds(t, a.Exchange)
 	}
-	for client, a := range answers {
+	for ends, a := range answers {
 		if a.packets < 2 { // more if they were sent again
-			t.Errorf("%d packets opened and accepted the connection of %s to %s", a.packets, client, a.Remote)
+			t.Errorf("%d packets opened and accepted the connection %s", a.packets, ends)
 		}
 	}
 }
