@@ -24,10 +24,6 @@ import (
 	"time"
 )
 
-// stopGrace is how long the guest may take from frameStop to its report: the
-// payload gets a part of it to print its goroutines.
-const stopGrace = 15 * time.Second
-
 // kernelArgs: a panic or an oops ends the machine; the log goes to the first
 // serial port, and little of it, for a serial port is slow. The crypto self
 // tests alone take a tenth of the boot. The emulated TSC is not invariant: told
@@ -156,7 +152,7 @@ func (m *machine) follow(ctx context.Context, frames <-chan frame, guest *frameW
 			case running && !stopping:
 				// A live guest now makes the payload print its stacks.
 				stopping = true
-				deadline.Reset(stopGrace)
+				deadline.Reset(or(m.run.StopGrace, 15*time.Second))
 				go func() { _ = guest.send(frameStop, nil) }() // may block if the guest is dead
 				continue
 			case !running:
@@ -164,7 +160,7 @@ func (m *machine) follow(ctx context.Context, frames <-chan frame, guest *frameW
 			case answered:
 				m.end(TimedOut, "still running after %v", m.timeout())
 			default:
-				m.end(Hung, "still running after %v, and the guest did not answer for %v", m.timeout(), stopGrace)
+				m.end(Hung, "still running after %v, and the guest did not answer for %v", m.timeout(), or(m.run.StopGrace, 15*time.Second))
 			}
 			return nil
 		case f := <-frames:

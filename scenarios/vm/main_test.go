@@ -157,6 +157,7 @@ func TestOutcomes(t *testing.T) {
 		code    int // of Result.ExitCode
 		command int // of Result.Command
 		says    string
+		grace   time.Duration
 		only    string // this kernel, where the other would tell nothing new
 	}{
 		{name: "exit 0", argv: []string{"exit", "0"}, want: Exited, says: "on stdout\n", only: "6.1"},
@@ -166,7 +167,7 @@ func TestOutcomes(t *testing.T) {
 		{name: "panic", argv: []string{"panic"}, want: Panicked, code: -1, command: 125},
 		{name: "host timeout", argv: []string{"sleep"}, timeout: 500 * time.Millisecond, want: TimedOut, code: -1, command: 124, says: "SIGQUIT: quit", only: "6.1"},
 		{name: "reset", argv: []string{"poweroff"}, want: Lost, code: -1, command: 125, only: "6.12"},
-		{name: "hang", argv: []string{"starve"}, timeout: time.Second, want: Hung, code: -1, command: 125, only: "6.1"},
+		{name: "hang", argv: []string{"starve"}, timeout: time.Second, grace: 4 * time.Second, want: Hung, code: -1, command: 125, only: "6.1"},
 	}
 	for _, k := range Names() {
 		for _, tt := range tests {
@@ -175,7 +176,7 @@ func TestOutcomes(t *testing.T) {
 			}
 			t.Run(k+" "+tt.name, func(t *testing.T) {
 				r, out := guestRun(t, k, tt.argv...)
-				r.Timeout = tt.timeout
+				r.Timeout, r.StopGrace = tt.timeout, tt.grace
 				res := do(t, r)
 				if res.Outcome != tt.want || res.ExitCode != tt.code || res.Command() != tt.command {
 					t.Errorf("got %v (%s), code %d, command %d; want %v, %d, %d\n%s\n%s", res.Outcome, res.Detail,

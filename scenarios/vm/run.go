@@ -48,6 +48,9 @@ type Run struct {
 	// minutes for the one and 2 for the other.
 	Timeout     time.Duration
 	BootTimeout time.Duration
+	// StopGrace is how long the guest may take to report once the time is up, of
+	// which the payload gets a part to print its goroutines; 0 is 15 seconds.
+	StopGrace time.Duration
 
 	// Stdout and Stderr get the payload's output as it comes; nil discards it.
 	Stdout, Stderr io.Writer
