@@ -8,7 +8,7 @@
  * whatever else is attached.
  */
 #include "trail.h"
-#include "reply.h"
+#include "sample.h"
 
 /*
  * Write the record of a packet that matched or may be tracked. Not inline:
@@ -26,7 +26,7 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 	__s64 n;
 
 	t = bpf_map_lookup_elem(&trails, &key);
-	if (!t && !matched && !wanted(ctx))
+	if (!t && !matched && !wanted(ctx, hook))
 		return TC_ACT_UNSPEC;
 
 	st = stats_of(hook);
@@ -67,7 +67,7 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 		trail_go_on(t, rec);
 	} else {
 		/* Another packet in the memory of one whose free was not seen. */
-		if (t && !matched && !wanted(ctx)) {
+		if (t && !matched && !wanted(ctx, hook)) {
 			trail_end(key, low);
 			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
 			return TC_ACT_UNSPEC;
@@ -84,7 +84,7 @@ static __always_inline int device_hook(struct __sk_buff *ctx, enum hook hook)
 {
 	if (maybe_tracked(low32(ctx)))
 		return device_record(ctx, hook, false);
-	if (wanted(ctx))
+	if (wanted(ctx, hook))
 		return device_record(ctx, hook, true);
 	return TC_ACT_UNSPEC;
 }

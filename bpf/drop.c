@@ -8,6 +8,7 @@
  * and (skb, location, reason, rx_sk) from 6.11 on.
  */
 #include "probe.h"
+#include "sample.h"
 
 SEC("raw_tp/kfree_skb")
 int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
@@ -32,7 +33,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	if (!t && !netns_wanted(inum))
 		return 0;
 	v = view_of(skb);
-	if (!t && !filter_view(&v))
+	if (!t && (!filter_view(&v) || left_out(&v, HOOK_KFREE_SKB)))
 		return 0;
 
 	st = stats_of(HOOK_KFREE_SKB);
@@ -65,7 +66,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	if (t && (!v.ok || continues(t, rec))) {
 		trail_go_on(t, rec);
 	} else {
-		if (t && !filter_view(&v)) {
+		if (t && (!filter_view(&v) || left_out(&v, HOOK_KFREE_SKB))) {
 			trail_end(key, low);
 			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
 			return 0;

@@ -244,10 +244,11 @@ struct icmp_ext {
 
 /* Per CPU and hook: what was written and what was lost. Read live. */
 struct hook_stats {
-	__u64 records;	 /* records written */
-	__u64 lost;	 /* records not written: the ring buffer was full */
-	__u64 untracked; /* packets not followed: the identity map refused the entry */
-	__u64 seen;	 /* packets that matched (or were tracked) at this hook */
+	__u64 records;	   /* records written */
+	__u64 lost;	   /* records not written: the ring buffer was full */
+	__u64 untracked;   /* packets not followed: the identity map refused the entry */
+	__u64 seen;	   /* packets that matched (or were tracked) at this hook */
+	__u64 sampled_out; /* packets that matched and are not followed, for the budget */
 };
 
 #endif

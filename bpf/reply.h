@@ -90,10 +90,4 @@ static __noinline int is_reply(struct __sk_buff *ctx)
 	return bpf_map_lookup_elem(&replies, &key) != NULL;
 }
 
-/* Is the packet of interest, by the filter or as an answer? */
-static __always_inline bool wanted(struct __sk_buff *ctx)
-{
-	return filter_tc(ctx) || (*(volatile __u32 *)&replies_known && is_reply(ctx));
-}
-
 #endif

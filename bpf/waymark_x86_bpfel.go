@@ -74,11 +74,12 @@ const (
 )
 
 type WaymarkHookStats struct {
-	_         structs.HostLayout
-	Records   uint64
-	Lost      uint64
-	Untracked uint64
-	Seen      uint64
+	_          structs.HostLayout
+	Records    uint64
+	Lost       uint64
+	Untracked  uint64
+	Seen       uint64
+	SampledOut uint64
 }
 
 type WaymarkIcmpExt struct {
@@ -333,6 +334,7 @@ const (
 	WaymarkVarLimitNetns             = "limit_netns"
 	WaymarkVarNftRunning             = "nft_running"
 	WaymarkVarRepliesKnown           = "replies_known"
+	WaymarkVarSampleMask             = "sample_mask"
 	WaymarkVarSnaplen                = "snaplen"
 	WaymarkVarTracked                = "tracked"
 	WaymarkVarUnusedBridgeExt        = "unused_bridge_ext"
@@ -459,6 +461,7 @@ type WaymarkVariableSpecs struct {
 	LimitNetns           *ebpf.VariableSpec `ebpf:"limit_netns"`
 	NftRunning           *ebpf.VariableSpec `ebpf:"nft_running"`
 	RepliesKnown         *ebpf.VariableSpec `ebpf:"replies_known"`
+	SampleMask           *ebpf.VariableSpec `ebpf:"sample_mask"`
 	Snaplen              *ebpf.VariableSpec `ebpf:"snaplen"`
 	Tracked              *ebpf.VariableSpec `ebpf:"tracked"`
 	UnusedBridgeExt      *ebpf.VariableSpec `ebpf:"unused_bridge_ext"`
@@ -532,6 +535,7 @@ type WaymarkVariables struct {
 	LimitNetns           *ebpf.Variable `ebpf:"limit_netns"`
 	NftRunning           *ebpf.Variable `ebpf:"nft_running"`
 	RepliesKnown         *ebpf.Variable `ebpf:"replies_known"`
+	SampleMask           *ebpf.Variable `ebpf:"sample_mask"`
 	Snaplen              *ebpf.Variable `ebpf:"snaplen"`
 	Tracked              *ebpf.Variable `ebpf:"tracked"`
 	UnusedBridgeExt      *ebpf.Variable `ebpf:"unused_bridge_ext"`

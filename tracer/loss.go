@@ -35,6 +35,7 @@ func (l *lossWatch) read() (sum [bpf.HookMax]bpf.HookStats) {
 			sum[h].Lost += s.Lost
 			sum[h].Untracked += s.Untracked
 			sum[h].Seen += s.Seen
+			sum[h].SampledOut += s.SampledOut
 		}
 	}
 	return sum
