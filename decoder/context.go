@@ -22,6 +22,7 @@ type Context struct {
 	Clock     *Clock     `json:"clock,omitempty"`
 	Queues    *Queues    `json:"queues,omitempty"`
 	Process   *Process   `json:"process,omitempty"`
+	Budget    *Budget    `json:"budget,omitempty"`
 	End       *End       `json:"end,omitempty"`
 
 	NetfilterRule *NetfilterRule `json:"netfilter_rule,omitempty"`
@@ -202,6 +203,17 @@ type Loss struct {
 	Hook  uint16 `json:"hook"`
 	Count uint64 `json:"count"`
 	Kind  string `json:"kind,omitempty"` // "ring" (buffer full), "untracked" (identity map full) or "missed" (the hook was busy)
+}
+
+// Budget says what is left out from At on, to keep to a budget of CPU time. It is
+// told when that changes, and at the end if anything ever was left out.
+type Budget struct {
+	At         uint64   `json:"at"`                    // boot clock ns
+	Limit      float64  `json:"limit_percent"`         // of one CPU
+	Cost       float64  `json:"cost_percent"`          // of one CPU, programs and process, as last measured
+	Shed       []string `json:"shed,omitempty"`        // hook groups that are detached
+	OneIn      uint32   `json:"one_in,omitempty"`      // of so many flows one is followed; 0: all are
+	SampledOut uint64   `json:"sampled_out,omitempty"` // so far: packets not followed for that, at each hook that saw them
 }
 
 // Clock moves the stream's time forward when no packet does.

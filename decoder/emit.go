@@ -59,6 +59,7 @@ func (s *Stitcher) hand(j *Journey) {
 		return
 	}
 	s.markLosses(j)
+	s.markShed(j)
 	j.Flow, j.Reply = s.flows.name(j)
 	s.stats.Journeys++
 	for i := range j.drops {

@@ -24,6 +24,7 @@ func FuzzStitcher(f *testing.F) {
 		}
 		s := newStream(f, w)
 		sc.packets(s)
+		s.add(leftOut(0, Budget{Shed: []string{"queue"}, OneIn: 8, SampledOut: 7}), leftOut(1, Budget{}))
 		var in []byte
 		for _, it := range s.items {
 			kind, body := byte(0), []byte(nil)
@@ -49,7 +50,8 @@ func FuzzStitcher(f *testing.F) {
 				must(t, js.Journey(j))
 				flows.Add(j)
 			},
-			EmitDrop: func(d *Drop) { must(t, text.Drop(d)); must(t, js.Drop(d)) },
+			EmitDrop:   func(d *Drop) { must(t, text.Drop(d)); must(t, js.Drop(d)) },
+			EmitStatus: func(s *Status) { must(t, text.Status(s)); must(t, js.Status(s)) },
 		})
 		for len(in) >= 3 {
 			n := min(int(in[1])|int(in[2])<<8, len(in)-3)

@@ -201,6 +201,12 @@ type Status struct {
 	Evicted   uint64   `json:"evicted"`   // journeys cut off to bound memory
 	Journeys  uint64   `json:"journeys"`  // journeys printed
 	CostPct   float64  `json:"cost_percent,omitempty"`
+
+	// Of a trace with a budget that something was left out for.
+	Budget     float64  `json:"budget_percent,omitempty"` // of one CPU, as cost_percent
+	Shed       []string `json:"shed,omitempty"`           // hook groups that are detached
+	OneIn      uint32   `json:"one_in,omitempty"`         // of so many flows one is followed
+	SampledOut uint64   `json:"sampled_out,omitempty"`    // packets not followed for that, at each hook that saw them
 }
 
 // endPlace is where the packet was last, for the line that tells the outcome.

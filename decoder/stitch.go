@@ -32,6 +32,9 @@ type Options struct {
 	// EmitDrop gets each loss, in the order of the journeys. If Emit is nil,
 	// the session's limit counts losses.
 	EmitDrop func(*Drop)
+	// EmitStatus gets a status whenever the tracer leaves out more or less, to
+	// keep to its budget.
+	EmitStatus func(*Status)
 	// LB explains balancers' decisions; nil: they are left out.
 	LB LBDecider
 	// Linger is how long (in stream time) a journey stays open after its last
@@ -121,9 +124,11 @@ func (s *Stitcher) Stats() Stats {
 
 // Status is the counters as a line of output, at the stream's present time.
 func (s *Stitcher) Status() *Status {
+	b := &s.world.budget.now
 	return &Status{
 		Type: "status", Time: s.wall(s.now), Records: s.stats.Records, Lost: s.stats.Lost, Untracked: s.stats.Untracked,
 		Tracked: s.count, Evicted: s.stats.Evicted, Journeys: s.stats.Journeys,
+		CostPct: b.Cost, Budget: b.Limit, Shed: b.Shed, OneIn: b.OneIn, SampledOut: b.SampledOut,
 	}
 }
 
@@ -131,6 +136,9 @@ func (s *Stitcher) Status() *Status {
 func (s *Stitcher) Context(c *Context) error {
 	if s.done || c == nil {
 		return nil
+	}
+	if c.Budget != nil {
+		s.world.budget.forget(s.oldest())
 	}
 	s.world.apply(c)
 	if c.Clock != nil {
@@ -145,6 +153,9 @@ func (s *Stitcher) Context(c *Context) error {
 		}
 	}
 	s.advance(c.Time)
+	if c.Budget != nil && s.opt.EmitStatus != nil {
+		s.opt.EmitStatus(s.Status())
+	}
 	return nil
 }
 

@@ -414,6 +414,9 @@ func (w *TextWriter) Status(s *Status) error {
 	if s.CostPct > 0 {
 		w.printf(", %.2f%% CPU", s.CostPct)
 	}
+	if s.Budget > 0 {
+		w.printf("%s", s.budgetText())
+	}
 	w.b = append(w.b, '\n')
 	return w.flush()
 }

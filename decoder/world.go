@@ -28,6 +28,7 @@ type world struct {
 	macs    map[string]*Device
 	rules   map[netfilterRuleID]*NetfilterRule
 	losses  []Loss // those that journeys still to be told may have had
+	budget  budgeting
 
 	owners    owners
 	listeners map[listenerKey]uint64 // inode of the socket
@@ -108,6 +109,8 @@ func (w *world) apply(c *Context) {
 		}
 	case c.Loss != nil:
 		w.addLoss(*c.Loss)
+	case c.Budget != nil:
+		w.applyBudget(c.Budget)
 	}
 }
 
