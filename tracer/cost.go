@@ -35,20 +35,27 @@ func (t *Tracer) measure() error {
 func (t *Tracer) Costs() ([]HookCost, error) {
 	var costs []HookCost
 	for _, row := range Hooks {
-		progs := t.programs.running[row.Name]
-		if len(progs) == 0 {
+		if len(t.programs.running[row.Name]) == 0 {
 			continue
 		}
-		cost := HookCost{Hook: row.Name}
-		for _, prog := range progs {
-			stats, err := prog.Stats()
-			if err != nil {
-				return nil, fmt.Errorf("run time of hook %s: %w", row.Name, err)
-			}
-			cost.Runs += stats.RunCount
-			cost.Time += stats.Runtime
+		cost, err := t.costOf(row)
+		if err != nil {
+			return nil, err
 		}
 		costs = append(costs, cost)
 	}
 	return costs, nil
+}
+
+func (t *Tracer) costOf(row HookRow) (HookCost, error) {
+	cost := HookCost{Hook: row.Name}
+	for _, prog := range t.programs.running[row.Name] {
+		stats, err := prog.Stats()
+		if err != nil {
+			return cost, fmt.Errorf("run time of hook %s: %w", row.Name, err)
+		}
+		cost.Runs += stats.RunCount
+		cost.Time += stats.Runtime
+	}
+	return cost, nil
 }

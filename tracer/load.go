@@ -5,6 +5,7 @@ package tracer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -42,8 +43,9 @@ type programs struct {
 	types    chan *btf.Cache      // decoded kernel types, one for each program loaded at a time
 	loaded   []*ebpf.Collection
 	running  map[string][]*ebpf.Program // by hook row
-	links    []link.Link
-	attached []string // names of the hook rows that are attached
+	links    map[string][]link.Link     // by hook row
+	shed     map[string]bool            // groups that are detached for the budget
+	attached []string                   // names of the hook rows that are attached
 	backends map[string]Backend
 	missing  map[string]error // hook row → why not
 	retries  map[string]int   // of missing rows, since their module appeared
@@ -121,15 +123,15 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	}
 	p := &programs{
 		spec: spec, types: make(chan *btf.Cache, min(maxLoads, runtime.NumCPU())),
-		running: map[string][]*ebpf.Program{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{},
+		running: map[string][]*ebpf.Program{}, links: map[string][]link.Link{}, shed: map[string]bool{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{},
 	}
 	p.types <- types
 	for len(p.types) < cap(p.types) {
 		p.types <- btf.NewCache()
 	}
-	maps := spec.Copy()
-	clear(maps.Programs)
-	if p.shared, err = ebpf.NewCollectionWithOptions(maps, ebpf.CollectionOptions{}); err != nil {
+	shared := spec.Copy()
+	clear(shared.Programs)
+	if p.shared, err = ebpf.NewCollectionWithOptions(shared, ebpf.CollectionOptions{}); err != nil {
 		return nil, fmt.Errorf("make the programs' maps: %w", err)
 	}
 	p.attachAll(groups)
@@ -188,8 +190,7 @@ func (p *programs) take(row HookRow, t attempt) bool {
 		return false
 	}
 	p.loaded = append(p.loaded, t.collections...)
-	p.links = append(p.links, t.links...)
-	p.running[row.Name], p.backends[row.Name] = t.progs, t.backend
+	p.links[row.Name], p.running[row.Name], p.backends[row.Name] = t.links, t.progs, t.backend
 	p.attached = append(p.attached, row.Name)
 	p.exact = p.exact || row.Hook == bpf.HookKfreeSkbmem
 	delete(p.missing, row.Name)
@@ -203,7 +204,7 @@ const maxRetries = 3
 // names.
 func (p *programs) retry() (added []string) {
 	for _, row := range Hooks {
-		if p.missing[row.Name] == nil || row.Module == "" || p.retries[row.Name] == maxRetries || !moduleLoaded(row.Module) {
+		if p.missing[row.Name] == nil || row.Module == "" || p.shed[row.Group] || p.retries[row.Name] == maxRetries || !moduleLoaded(row.Module) {
 			continue
 		}
 		p.retries[row.Name]++
@@ -420,11 +421,7 @@ func firstLine(err error) error {
 
 // close detaches, all at once as attachAll.
 func (p *programs) close() {
-	var wg sync.WaitGroup
-	for _, l := range p.links {
-		wg.Go(func() { l.Close() })
-	}
-	wg.Wait()
+	closeAll(slices.Concat(slices.Collect(maps.Values(p.links))...))
 	for _, c := range p.loaded {
 		c.Close()
 	}

@@ -105,6 +105,9 @@ func (q *queue) flush() error {
 	}
 }
 
+// backlog tells whether the sink has not had everything that was flushed.
+func (q *queue) backlog() bool { return len(q.full) > 0 }
+
 // close waits until the sink has had everything, or has refused.
 func (q *queue) close() error {
 	_ = q.flush()

@@ -43,6 +43,10 @@ type Options struct {
 	Balancer func(ns place.Namespace) (*decoder.Balancer, error)
 	// Cost measures what each hook costs, see Tracer.Costs.
 	Cost bool
+	// Budget is what the programs and this process may cost, in percent of one
+	// CPU; 0 is no limit. Above it hook groups are detached, then only a part of
+	// the flows is followed.
+	Budget float64
 	// Log takes what a person should know that is not a result.
 	Log zerolog.Logger
 }
@@ -68,6 +72,7 @@ type Tracer struct {
 	places   *places
 	stream   *stream
 	loss     *lossWatch
+	keeper   *keeper   // nil: there is no budget
 	stats    io.Closer // ends measuring; nil: it was not asked for
 }
 
@@ -130,13 +135,16 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 	if t.ring, err = openRing(t.programs.shared.Maps["ring"]); err != nil {
 		return nil, err
 	}
-	if opts.Cost {
+	if opts.Cost || opts.Budget > 0 {
 		if err := t.measure(); err != nil {
 			return nil, err
 		}
 	}
 	t.loss = newLossWatch(t.programs)
 	t.stream = newStream(opts, t.session())
+	if opts.Budget > 0 {
+		t.keeper = newKeeper(t, opts.Budget)
+	}
 	sockets := t.programs.running["socket_receive"] != nil
 	if sockets {
 		t.stream.owners.begin() // whoever listens already is known from the first packet on
@@ -191,6 +199,11 @@ func (t *Tracer) Run(ctx context.Context) error {
 	}
 	records, lost := t.Totals()
 	t.stream.sink = t.opts.Sink // also when that wants no more records
+	if t.keeper != nil {
+		if err := t.keeper.end(); err != nil && !errors.Is(err, ErrDone) {
+			return err
+		}
+	}
 	return t.stream.context(&decoder.Context{End: &decoder.End{Records: records, Lost: lost, Why: why}})
 }
 
@@ -232,6 +245,11 @@ func (t *Tracer) run(ctx context.Context, q *queue) error {
 			t.places.rescan()
 			for _, name := range t.programs.retry() {
 				t.opts.Log.Info().Str("hook", name).Msg("its module was loaded: attached")
+			}
+		}
+		if t.keeper != nil {
+			if err := t.keeper.look(now, q.backlog()); err != nil {
+				return err
 			}
 		}
 		if err := t.stream.lookForOwners(now); err != nil {
@@ -333,6 +351,10 @@ func (t *Tracer) Close() {
 	if t.stats != nil {
 		t.stats.Close()
 		t.stats = nil
+	}
+	if t.keeper != nil {
+		t.keeper.close()
+		t.keeper = nil
 	}
 	if t.programs != nil {
 		t.programs.close()
