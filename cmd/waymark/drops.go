@@ -34,7 +34,7 @@ func runDrops(args []string) error {
 	}
 	l.filter, l.log = fs.Args(), newLog(l.flags.verbose)
 	out := newPrinter(os.Stdout, l.flags.output, false)
-	s := newStitcher(decoder.Options{EmitDrop: out.drop})
+	s := newStitcher(decoder.Options{EmitDrop: out.drop, EmitStatus: out.status})
 	l.sinks, l.done = []decoder.Sink{s, out}, func() bool { return s.Done() || out.err != nil }
 	if err := l.run(); err != nil {
 		out.flush()

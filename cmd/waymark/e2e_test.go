@@ -123,13 +123,14 @@ type running struct {
 	cmd    *exec.Cmd
 	stdout bytes.Buffer
 	stderr bytes.Buffer
+	said   chan string // lines of stderr, for await
 	eof    chan struct{}
 }
 
 // start starts a live command and waits until it traces.
 func start(t testing.TB, args ...string) *running {
 	t.Helper()
-	r := &running{cmd: exec.Command(waymarkBin, args...), eof: make(chan struct{})}
+	r := &running{cmd: exec.Command(waymarkBin, args...), said: make(chan string, 1000), eof: make(chan struct{})}
 	r.cmd.Stdout = &r.stdout
 	pipe, err := r.cmd.StderrPipe()
 	if err != nil {
@@ -148,6 +149,10 @@ func start(t testing.TB, args ...string) *running {
 			if strings.Contains(lines.Text(), "tracing on") {
 				ready <- true
 			}
+			select {
+			case r.said <- lines.Text():
+			default: // nobody awaits one of so many
+			}
 		}
 		close(ready)
 		_, _ = io.Copy(io.Discard, pipe)
@@ -161,6 +166,22 @@ func start(t testing.TB, args ...string) *running {
 		t.Fatalf("waymark %s did not get ready", strings.Join(args, " "))
 	}
 	return r
+}
+
+// await waits until a line of stderr has text in it.
+func (r *running) await(t testing.TB, text string) {
+	t.Helper()
+	late := time.After(time.Minute)
+	for {
+		select {
+		case line := <-r.said:
+			if strings.Contains(line, text) {
+				return
+			}
+		case <-late:
+			t.Fatalf("%v does not say %q", r.cmd.Args, text)
+		}
+	}
 }
 
 func (r *running) signal(t testing.TB, sig os.Signal) {

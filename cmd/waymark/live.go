@@ -55,6 +55,10 @@ func (l *live) run() error {
 	if err != nil {
 		return err
 	}
+	budget, err := parseBudget(l.flags.budget)
+	if err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
@@ -73,7 +77,7 @@ func (l *live) run() error {
 		groups = l.groups
 	}
 	t, err := tracer.Open(ctx, tracer.Options{
-		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring, Cost: l.flags.cost,
+		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring, Cost: l.flags.cost, Budget: budget,
 		Sink: tee, Balancer: balancerState, Log: l.log,
 		Session: decoder.Session{
 			Version: version, Format: decoder.RecordFormat, Node: nodeName(), Filter: l.filter,

@@ -32,6 +32,7 @@ type liveFlags struct {
 	followReply bool
 	ring        string
 	cost        bool
+	budget      string
 }
 
 func (f *liveFlags) add(fs *pflag.FlagSet) {
@@ -48,6 +49,7 @@ func (f *liveFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.followReply, "follow-reply", true, "follow the packets of the other direction as well")
 	fs.StringVar(&f.ring, "ring", "64M", "`SIZE` of the buffer in the kernel, a power of two: K or M bytes")
 	fs.BoolVar(&f.cost, "cost", false, "at the end, say what each hook cost")
+	fs.StringVar(&f.budget, "budget", "", "leave out hooks, then flows, to cost at most `P%` of one CPU")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "say more about what waymark does")
 }
 
@@ -79,6 +81,9 @@ func (f *liveFlags) check() error {
 	if _, err := parseRing(f.ring); err != nil {
 		return err
 	}
+	if _, err := parseBudget(f.budget); err != nil {
+		return err
+	}
 	_, _, err := parseMark(f.mark)
 	return err
 }
@@ -106,6 +111,20 @@ func parseRing(s string) (uint32, error) {
 		return 0, fmt.Errorf("--ring %s: give a power of two from 4K to 1024M", s)
 	}
 	return uint32(n), nil
+}
+
+// parseBudget parses a share of one CPU such as 2% or 0.5%, in percent. An empty
+// string is no budget: 0.
+func parseBudget(s string) (percent float64, err error) {
+	if s == "" {
+		return 0, nil
+	}
+	digits, isShare := strings.CutSuffix(s, "%")
+	percent, err = strconv.ParseFloat(digits, 64)
+	if err != nil || !isShare || !(percent > 0 && percent <= 100) { // not even NaN
+		return 0, fmt.Errorf("--budget %s: give a share of one CPU above 0%% and up to 100%%, such as 2%%", s)
+	}
+	return percent, nil
 }
 
 // parseMark parses MARK[/MASK], each decimal or 0x hex. An empty string is no

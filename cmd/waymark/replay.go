@@ -74,7 +74,7 @@ func replay(path string, w io.Writer, o replayOptions) error {
 	}
 	defer f.Close()
 	out := newPrinter(w, o.output, o.flows)
-	opts := decoder.Options{Mark: o.mark, MarkMask: o.markMask}
+	opts := decoder.Options{Mark: o.mark, MarkMask: o.markMask, EmitStatus: out.status}
 	if o.drops {
 		opts.EmitDrop = out.drop
 	} else {

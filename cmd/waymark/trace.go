@@ -40,7 +40,7 @@ func runTrace(args []string) error {
 	}
 	l.filter, l.log = fs.Args(), newLog(l.flags.verbose)
 	out := newPrinter(os.Stdout, l.flags.output, *flows)
-	s := newStitcher(decoder.Options{Emit: out.journey})
+	s := newStitcher(decoder.Options{Emit: out.journey, EmitStatus: out.status})
 	l.sinks, l.done = []decoder.Sink{s, out}, func() bool { return s.Done() || out.err != nil }
 	if err := l.run(); err != nil {
 		out.flush()
@@ -105,6 +105,8 @@ func (p *printer) journey(j *decoder.Journey) {
 }
 
 func (p *printer) drop(d *decoder.Drop) { p.keep(p.w.Drop(d)) }
+
+func (p *printer) status(s *decoder.Status) { p.keep(p.w.Status(s)) }
 
 func (p *printer) flush() { p.keep(p.buf.Flush()) }
 
