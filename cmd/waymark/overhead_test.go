@@ -48,7 +48,7 @@ func TestOverhead(t *testing.T) {
 		t.Skip("a measurement: make bench runs it")
 	}
 	w := labUpFor(t)
-	path := newForwarding(t, w)
+	path := newForwarding(t, w, meridioWay)
 	noMatch := []string{"tcp port 9 and host 203.0.113.9"}
 	variants := []struct {
 		name   string
@@ -82,7 +82,7 @@ func TestOverhead(t *testing.T) {
 					v := variants[i]
 					stop := func() tracerCost { return tracerCost{} }
 					if v.groups != nil {
-						stop = traceFor(t, w, v.groups, v.filter)
+						stop = traceFor(t, w.Namespace("lb"), v.groups, v.filter)
 					}
 					rates[i] = append(rates[i], path.measure(t, way.dst, 400*time.Millisecond))
 					costs[i].add(stop())
@@ -107,6 +107,56 @@ func TestOverhead(t *testing.T) {
 	}
 }
 
+// TestOverheadIPVS is the same for a flood of datagrams through an IPVS director
+// that rewrites them, with the default hooks in every namespace of the machine.
+// `make bench` runs it in the machines of scenarios/vm: other kernels may have no
+// IPVS.
+func TestOverheadIPVS(t *testing.T) {
+	if os.Getenv("WAYMARK_BENCH") == "" {
+		t.Skip("a measurement: make bench runs it")
+	}
+	w := labUpWith(t, scenarios.Options{Lab: "ipvs"})
+	path := newForwarding(t, w, ipvsWay)
+	dst := netip.MustParseAddr("10.54.213.149")
+	limits := map[string][2]float64{"6.1": {0.70, 0.35}, "6.12": {0.80, 0.45}}[kernelLine()] // 6.1 has no kprobe.multi
+	variants := []struct {
+		name   string
+		filter []string
+		traced bool
+		least  float64
+	}{
+		{"untraced", nil, false, 0},
+		{"armed, nothing matches", []string{"tcp port 9 and host 203.0.113.9"}, true, limits[0]},
+		{"tracing every packet", []string{"udp"}, true, limits[1]},
+	}
+	const rounds = 7
+	rates := make([][]float64, len(variants))
+	costs := make([]tracerCost, len(variants))
+	for round := range rounds {
+		for k := range variants {
+			i := (k + round) % len(variants)
+			stop := func() tracerCost { return tracerCost{} }
+			if variants[i].traced {
+				stop = traceFor(t, "", tracer.DefaultGroups, variants[i].filter)
+			}
+			rates[i] = append(rates[i], path.measure(t, dst, time.Second))
+			costs[i].add(stop())
+		}
+	}
+	for i, v := range variants {
+		ratios := make([]float64, rounds)
+		for r := range ratios {
+			ratios[r] = rates[i][r] / rates[0][r]
+		}
+		kept := median(ratios)
+		t.Logf("%-25s %7.1f kpps   %.3f of untraced (paired median; quartiles %.3f %.3f); %d records, %d lost",
+			v.name, median(rates[i])/1e3, kept, quantile(ratios, .25), quantile(ratios, .75), costs[i].Records, costs[i].Lost)
+		if kept < v.least {
+			t.Errorf("%s keeps %.3f of the rate, want %.2f", v.name, kept, v.least)
+		}
+	}
+}
+
 // tracerCost is what a tracer process did.
 type tracerCost struct{ Records, Lost, CPU uint64 } // CPU: user and system, ns
 
@@ -122,10 +172,10 @@ type counting struct{ records atomic.Uint64 }
 func (c *counting) Record([]byte) error            { c.records.Add(1); return nil }
 func (c *counting) Context(*decoder.Context) error { return nil }
 
-// traceFor traces on lb's two devices until the returned function is called,
+// traceFor traces in a namespace, "" is all, until the returned function is called,
 // which tells what that took. The tracer is a process of its own, as in life,
 // so that neither its garbage nor its goroutines are the generator's.
-func traceFor(t *testing.T, w *scenarios.World, groups, expr []string) func() tracerCost {
+func traceFor(t *testing.T, namespace string, groups, expr []string) func() tracerCost {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -133,7 +183,7 @@ func traceFor(t *testing.T, w *scenarios.World, groups, expr []string) func() tr
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), "WAYMARK_BENCH_TRACER="+strings.Join(groups, ","),
-		"WAYMARK_BENCH_FILTER="+strings.Join(expr, " "), "WAYMARK_BENCH_NETNS="+w.Namespace("lb"))
+		"WAYMARK_BENCH_FILTER="+strings.Join(expr, " "), "WAYMARK_BENCH_NETNS="+namespace)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -175,8 +225,12 @@ func benchTracer(groups string) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	var namespaces []string
+	if v := os.Getenv("WAYMARK_BENCH_NETNS"); v != "" {
+		namespaces = []string{v}
+	}
 	tr, err := tracer.Open(ctx, tracer.Options{
-		Filter: f, Netns: []string{os.Getenv("WAYMARK_BENCH_NETNS")}, Groups: strings.Split(groups, ","),
+		Filter: f, Netns: namespaces, Groups: strings.Split(groups, ","),
 		Sink: &counting{}, Log: zerolog.Nop(),
 	})
 	if err != nil {
@@ -206,35 +260,59 @@ func cpuTime() uint64 {
 	return uint64(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// forwarding is the way the generator's frames take.
-type forwarding struct {
-	socket   int
-	src, dst net.HardwareAddr // gw's and lb's ends of the link
-	counter  *ebpf.Map
+// nodeDevice is a device of a lab's node.
+type nodeDevice struct{ node, dev string }
+
+// floodWay is a way through a lab: where frames go in, the other end of that link,
+// and where they are counted and taken out.
+type floodWay struct {
+	from, next nodeDevice
+	counted    []nodeDevice
+	src        net.IP
+	port       layers.UDPPort
 }
 
-func newForwarding(t *testing.T, w *scenarios.World) *forwarding {
-	p := &forwarding{}
+var (
+	meridioWay = floodWay{
+		nodeDevice{"gw", "ext0"}, nodeDevice{"lb", "nsm-1"}, []nodeDevice{{"t1", "nsc"}, {"t2", "nsc"}, {"t3", "nsc"}},
+		net.IP{200, 100, 0, 1}, 5001,
+	}
+	ipvsWay = floodWay{
+		nodeDevice{"cl", "e0"}, nodeDevice{"tor", "cl0"}, []nodeDevice{{"rs1", "po0"}, {"rs2", "po0"}},
+		net.IP{198, 51, 100, 2}, 8014,
+	}
+)
+
+// forwarding is the way the generator's frames take.
+type forwarding struct {
+	floodWay
+	socket           int
+	srcAddr, dstAddr net.HardwareAddr // of the first link's ends
+	counter          *ebpf.Map
+}
+
+func newForwarding(t *testing.T, w *scenarios.World, way floodWay) *forwarding {
+	p := &forwarding{floodWay: way}
 	inside := func(node string, fn func() error) {
 		t.Helper()
 		if err := w.Inside(node, fn); err != nil {
 			t.Fatal(err)
 		}
 	}
-	inside("lb", func() error {
-		l, err := netlink.LinkByName("nsm-1")
+	inside(way.next.node, func() error {
+		l, err := netlink.LinkByName(way.next.dev)
 		if err != nil {
 			return err
 		}
-		p.dst = l.Attrs().HardwareAddr
+		p.dstAddr = l.Attrs().HardwareAddr
 		return nil
 	})
-	inside("gw", func() error {
-		l, err := netlink.LinkByName("ext0")
+	inside(way.from.node, func() error {
+		l, err := netlink.LinkByName(way.from.dev)
 		if err != nil {
 			return err
 		}
-		p.src = l.Attrs().HardwareAddr
+		p.srcAddr = l.Attrs().HardwareAddr
 		if p.socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
@@ -272,9 +350,9 @@ func newForwarding(t *testing.T, w *scenarios.World) *forwarding {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { prog.Close() })
-	for _, node := range []string{"t1", "t2", "t3"} {
-		inside(node, func() error {
-			l, err := netlink.LinkByName("nsc")
+	for _, at := range way.counted {
+		inside(at.node, func() error {
+			l, err := netlink.LinkByName(at.dev)
 			if err != nil {
 				return err
 			}
@@ -353,12 +431,12 @@ type mmsghdr struct {
 // frame is a UDP packet of 128 bytes from flow i to dst.
 func (p *forwarding) frame(t *testing.T, dst netip.Addr, i int) []byte {
 	t.Helper()
-	eth := &layers.Ethernet{SrcMAC: p.src, DstMAC: p.dst, EthernetType: layers.EthernetTypeIPv4}
+	eth := &layers.Ethernet{SrcMAC: p.srcAddr, DstMAC: p.dstAddr, EthernetType: layers.EthernetTypeIPv4}
 	ip := &layers.IPv4{
 		Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, Id: uint16(i),
-		SrcIP: net.IP{200, 100, 0, 1}, DstIP: net.IP(dst.AsSlice()),
+		SrcIP: p.src, DstIP: net.IP(dst.AsSlice()),
 	}
-	udp := &layers.UDP{SrcPort: layers.UDPPort(20000 + i), DstPort: 5001}
+	udp := &layers.UDP{SrcPort: layers.UDPPort(20000 + i), DstPort: p.port}
 	_ = udp.SetNetworkLayerForChecksum(ip)
 	payload := make([]byte, 128-14-20-8)
 	binary.BigEndian.PutUint32(payload, uint32(i))
