@@ -10,6 +10,21 @@
 #include "trail.h"
 #include "sample.h"
 
+/* Copy the packet from off on into the record's snapshot, and parse it. */
+static __noinline int take(struct __sk_buff *ctx, struct record *rec, __u32 off)
+{
+	struct parsed *snap = (void *)(rec + 1);
+	__s64 n = (__s64)ctx->len - off;
+
+	forget_packet(rec);
+	if (n > snaplen)
+		n = snaplen;
+	if (bounded(&n) && !bpf_skb_load_bytes(ctx, off, snap, n))
+		rec->snap_len = n;
+	parse_packet(rec, snap);
+	return 0;
+}
+
 /*
  * Write the record of a packet that matched or may be tracked. Not inline:
  * what almost every packet runs through stays a few cache lines.
@@ -22,8 +37,7 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 	struct sk_buff *skb;
 	struct record *rec;
 	struct trail *t;
-	__u8 *snap;
-	__s64 n;
+	__u32 frame;
 
 	t = bpf_map_lookup_elem(&trails, &key);
 	if (!t && !matched && !wanted(ctx, hook))
@@ -55,13 +69,10 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 		rec->vlan_tci = ctx->vlan_tci;
 	}
 
-	snap = (void *)(rec + 1);
-	n = ctx->len;
-	if (n > snaplen)
-		n = snaplen;
-	if (bounded(&n) && !bpf_skb_load_bytes(ctx, 0, snap, n))
-		rec->snap_len = n;
-	parse_packet(rec, snap);
+	take(ctx, rec, 0);
+	frame = vxlan_frame(rec);
+	if (frame)
+		take(ctx, rec, frame);
 
 	if (t && continues(t, rec)) {
 		trail_go_on(t, rec);
@@ -74,6 +85,9 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 		}
 		trail_begin(key, low, rec, t);
 	}
+	if (frame)
+		take(ctx, rec, 0);
+	rec->at = 0;
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
 	return TC_ACT_UNSPEC;

@@ -20,7 +20,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	struct hook_stats *st;
 	struct record *rec;
 	struct view v;
-	bool known;
+	bool known, carried;
 
 	if (maybe_tracked(low))
 		t = bpf_map_lookup_elem(&trails, &key);
@@ -60,7 +60,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	rec->hook = HOOK_KFREE_SKB;
 	rec->cpu = bpf_get_smp_processor_id();
 	rec->flags = RECORD_END;
-	snapshot(rec, &v, 0);
+	carried = identify(rec, &v, 0);
 
 	known = t != NULL;
 	if (t && (!v.ok || continues(t, rec))) {
@@ -76,6 +76,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (known)
 		trail_end(key, low);
+	show(rec, &v, 0, carried);
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
 	return 0;

@@ -166,6 +166,7 @@ __noinline int segment_record(__u64 key, __u64 parent, __u32 inum, __u32 ifindex
 	struct hook_stats *st = stats_of(HOOK_SKB_SEGMENT);
 	struct record *rec;
 	struct view v;
+	bool carried;
 
 	if (!st)
 		return 0;
@@ -186,9 +187,10 @@ __noinline int segment_record(__u64 key, __u64 parent, __u32 inum, __u32 ifindex
 	rec->pid = current_tgid();
 	rec->hook = HOOK_SKB_SEGMENT;
 	rec->cpu = bpf_get_smp_processor_id();
-	snapshot(rec, &v, 0);
+	carried = identify(rec, &v, 0);
 	rec->parent = parent;
 	trail_begin(key, low32(seg), rec, bpf_map_lookup_elem(&trails, &key));
+	show(rec, &v, 0, carried);
 	rec->flags &= ~RECORD_START; /* the filter was not asked */
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);

@@ -176,23 +176,33 @@ static __always_inline bool parse_ipv6(struct record *rec, __u8 *snap, __u32 hav
 	return true;
 }
 
+/* What the parser looks at of a snapshot. */
+struct parsed {
+	__u8 bytes[PARSE_LEN];
+};
+
 /*
  * Fill the header fields of rec from its snapshot of rec->snap_len bytes.
  * RECORD_L3 tells that it starts at the network header, whose EtherType is
- * then in rec->l3_proto already.
+ * then in rec->l3_proto already. Global, so that the verifier looks at it once
+ * and not for every packet within a packet.
  */
-static __always_inline void parse_packet(struct record *rec, __u8 *snap)
+__noinline int parse_packet(struct record *rec, struct parsed *parsed)
 {
-	__u32 have = STORED(rec->snap_len);
 	bool transport = false;
-	__u8 *p;
+	__u8 *snap, *p;
+	__u32 have;
 
+	if (!rec || !parsed) /* never; a global function has to ask */
+		return 0;
+	snap = parsed->bytes;
+	have = STORED(rec->snap_len);
 	rec->at = 0;
 	if (!(STORED(rec->flags) & RECORD_L3)) {
 		p = bytes_at(snap, have, 12, 2);
 		if (!p) {
 			rec->flags |= RECORD_TRUNC;
-			return;
+			return 0;
 		}
 		rec->l3_proto = be16_at(p);
 		rec->at = ETH_HLEN;
@@ -214,7 +224,41 @@ static __always_inline void parse_packet(struct record *rec, __u8 *snap)
 		transport = parse_ipv6(rec, snap, have);
 	if (transport)
 		parse_l4(rec, snap, have);
-	rec->at = 0;
+	return 0;
+}
+
+/* As if nothing had been parsed. */
+static __always_inline void forget_packet(struct record *rec)
+{
+	rec->flags &= ~(RECORD_L3 | RECORD_TRUNC);
+	rec->seq = rec->ack = 0;
+	__builtin_memset(rec->src, 0,
+			 __builtin_offsetof(struct record, vlan_tci) -
+				 __builtin_offsetof(struct record, src));
+	__builtin_memset(&rec->proto, 0,
+			 __builtin_offsetof(struct record, ext_len) -
+				 __builtin_offsetof(struct record, proto));
+	rec->snap_len = 0;
+}
+
+/* IANA's port of VXLAN, and that of Linux when it is told none (drivers/net/vxlan). */
+#define VXLAN_PORT	 4789
+#define VXLAN_PORT_LINUX 8472
+
+#define VXLAN_FLAG_VNI (1 << 27) /* of the header's first word: it has an identifier */
+#define VXLAN_HEADERS  (8 + 8)	 /* UDP, VXLAN (RFC 7348) */
+
+/*
+ * Where in the packet that was parsed into rec the frame begins that VXLAN
+ * carries; 0: none. Of fragments the first has it.
+ */
+static __always_inline __u32 vxlan_frame(const struct record *rec)
+{
+	if (STORED(rec->proto) != IPPROTO_UDP || rec->frag_off & ~7 || !(rec->seq & VXLAN_FLAG_VNI))
+		return 0;
+	if (rec->dport != bpf_htons(VXLAN_PORT) && rec->dport != bpf_htons(VXLAN_PORT_LINUX))
+		return 0;
+	return STORED(rec->at) + VXLAN_HEADERS;
 }
 
 #endif

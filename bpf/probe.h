@@ -71,13 +71,14 @@ static __always_inline bool filter_view(const struct view *v)
 }
 
 /* Copy the packet into the record's snapshot, after ext_len bytes, and parse it. */
-static __always_inline void snapshot(struct record *rec, const struct view *v, __u32 ext_len)
+static __noinline int snapshot(struct record *rec, const struct view *v, __u32 ext_len)
 {
-	__u8 *snap = (void *)(rec + 1) + ext_len;
+	struct parsed *snap = (void *)(rec + 1) + ext_len;
 	__s64 n = v->linear;
 
+	forget_packet(rec);
 	if (!v->ok)
-		return;
+		return 0;
 	if (n > snaplen)
 		n = snaplen;
 	if (bounded(&n) && !bpf_probe_read_kernel(snap, n, (void *)v->start))
@@ -90,6 +91,45 @@ static __always_inline void snapshot(struct record *rec, const struct view *v, _
 		rec->vlan_tci = v->vlan;
 	}
 	parse_packet(rec, snap);
+	return 0;
+}
+
+/* The frame at off bytes of a packet. Without a tag: that is around the packet. */
+static __always_inline struct view view_at(const struct view *v, __u32 off)
+{
+	struct view in = {
+		.start = v->start + off,
+		.linear = v->linear > off ? v->linear - off : 0,
+		.ok = true,
+	};
+
+	return in;
+}
+
+/*
+ * Fill rec with what the packet is known by: itself, or the one that VXLAN
+ * carries in it. Then true is returned, and show() brings back what is around it.
+ */
+static __always_inline bool identify(struct record *rec, const struct view *v, __u32 ext_len)
+{
+	struct view in;
+	__u32 frame;
+
+	snapshot(rec, v, ext_len);
+	frame = vxlan_frame(rec);
+	if (!frame)
+		return false;
+	in = view_at(v, frame);
+	snapshot(rec, &in, ext_len);
+	return true;
+}
+
+static __always_inline void show(struct record *rec, const struct view *v, __u32 ext_len,
+				 bool carried)
+{
+	if (carried)
+		snapshot(rec, v, ext_len);
+	rec->at = 0;
 }
 
 /*
@@ -121,6 +161,7 @@ static __always_inline struct record *waypoint(struct sk_buff *skb, enum hook ho
 	struct record *rec;
 	struct trail *t;
 	struct view v;
+	bool carried;
 
 	if (!maybe_tracked(low32(skb)))
 		return NULL;
@@ -151,13 +192,14 @@ static __always_inline struct record *waypoint(struct sk_buff *skb, enum hook ho
 	rec->hook = hook;
 	rec->cpu = bpf_get_smp_processor_id();
 	rec->ext_len = ext_len;
-	snapshot(rec, &v, ext_len);
+	carried = identify(rec, &v, ext_len);
 	/* Another packet in the memory of one whose end was missed. */
 	if (!v.ok || !continues(t, rec)) {
 		bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
 		return NULL;
 	}
 	trail_go_on(t, rec);
+	show(rec, &v, ext_len, carried);
 	st->records++;
 	return rec;
 }

@@ -18,12 +18,20 @@
  *    began with the TTL it had there (that is a retransmission, or the same
  *    bytes sent again).
  *
+ * In VXLAN the skb stays the same while the kernel puts headers around the
+ * packet and takes them off again. So a VXLAN packet is known by the packet it
+ * carries: that is parsed into the record first, compared, and then what is
+ * around it. The outer headers may change as they like. VXLAN is told by its
+ * port; where the kernel keeps note of it (skb->encapsulation) is true of
+ * packets it made itself only.
+ *
  * What contradicts ends the old trail and, if the filter matches, starts a
  * new one, flagged RECORD_REUSED.
  *
  * Failure modes: a retransmission with the same IP id that gets the same
  * pointer and is first seen at a later hook than the trail began; two
- * packets of equal content through an encapsulating device.
+ * packets of equal content through an encapsulating device; VXLAN on another
+ * port than vxlan_frame() knows, and VXLAN in VXLAN.
  *
  * Most packets are not tracked, so `tracked` is asked first: a counter per
  * bucket of pointers, in .bss, one load without a helper call. It only errs
