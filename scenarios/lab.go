@@ -10,6 +10,7 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -36,6 +37,9 @@ type lab struct {
 	balancer bool
 	// bridgeNetfilter says that Options.NoBridgeNetfilter makes a difference.
 	bridgeNetfilter bool
+	// externals are the lab with each external side that Options.External may
+	// name; nodes and files are the same in all.
+	externals map[string]*lab
 	// lacks says, unless it is nil, what this kernel has not and the lab cannot do
 	// without; it is asked before anything is built.
 	lacks func() error
@@ -99,6 +103,21 @@ func findLab(name string) (*lab, error) {
 		names = append(names, l.name)
 	}
 	return nil, fmt.Errorf("lab %q: %w; there is %s", name, ErrUnknown, strings.Join(names, ", "))
+}
+
+// with returns the lab with an external side.
+func (l *lab) with(external string) (*lab, error) {
+	if external == "" {
+		return l, nil
+	}
+	if v := l.externals[external]; v != nil {
+		return v, nil
+	}
+	if l.externals == nil {
+		return nil, fmt.Errorf("lab %s has no external side that could be another one", l.name)
+	}
+	names := strings.Join(slices.Sorted(maps.Keys(l.externals)), ", ")
+	return nil, fmt.Errorf("external side %q of lab %s: %w; there is %s", external, l.name, ErrUnknown, names)
 }
 
 // findService returns the service called name; without a name the lab's main one.

@@ -13,6 +13,8 @@ package scenarios
 //	gw ext0 ── nsm-1 lb load-balan-274a ── load-balan-b0ef px proxy.load-000N ── nsc tN
 //	                                              └── bridge0 ──┘
 //
+// ext0 and nsm-1 are a veth pair, or what meridio_external.go puts there.
+//
 // A request goes gw → lb (queue, mark, rule per mark) → px (bridged) → tN; the
 // reply goes tN → px (routed by bridge0) → lb (rule from the virtual address,
 // table 4096) → gw.
@@ -36,7 +38,6 @@ var (
 	vip4Prefix  = netip.PrefixFrom(meridioVIP4, 32)
 	vip6Prefix  = netip.PrefixFrom(meridioVIP6, 128)
 
-	meridioIngress = port{meridioLB, "nsm-1"}
 	meridioToProxy = port{meridioLB, "load-balan-274a"}
 )
 
@@ -76,34 +77,46 @@ var meridioTargets = []meridioTarget{
 	},
 }
 
-var meridio = &lab{
-	name:     "meridio",
-	brief:    "Meridio trench: gateway, nfqlb load balancer, proxy bridge, three targets, IPv4 and IPv6",
-	plan:     meridioPlan(),
-	files:    []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm"), meridioFlows},
-	start:    startMeridio,
-	balancer: true,
-	service: service{
-		client:   meridioGW,
-		from4:    netip.MustParseAddr("200.100.0.1"),
-		from6:    netip.MustParseAddr("200:100::1"),
-		virtual4: meridioVIP4,
-		virtual6: meridioVIP6,
-		port:     meridioPort,
-	},
+var meridio = meridioLab(meridioVeth)
+
+func init() {
+	meridio.externals = map[string]*lab{}
+	for name, e := range meridioExternals {
+		meridio.externals[name] = meridioLab(e)
+	}
 }
 
-// The table of faults names functions that name the lab.
-func init() { meridio.faults = meridioFaults() }
+// meridioLab is the lab with one of the external sides.
+func meridioLab(e meridioExternal) *lab {
+	l := &lab{
+		name:     "meridio",
+		brief:    "Meridio trench: gateway, nfqlb load balancer, proxy bridge, three targets, IPv4 and IPv6",
+		plan:     meridioPlan(e),
+		files:    []string{filepath.Join(shmDir, meridioStream), filepath.Join(shmDir, "ftshm"), meridioFlows},
+		start:    startMeridio,
+		balancer: true,
+		service: service{
+			client:   meridioGW,
+			from4:    netip.MustParseAddr("200.100.0.1"),
+			from6:    netip.MustParseAddr("200:100::1"),
+			virtual4: meridioVIP4,
+			virtual6: meridioVIP6,
+			port:     meridioPort,
+		},
+	}
+	l.faults = meridioFaults(l, e)
+	return l
+}
 
-func meridioPlan() plan {
+func meridioPlan(e meridioExternal) plan {
 	p := plan{
 		nodes: []string{meridioGW, meridioLB, meridioProxy},
 		veths: []veth{
-			{meridioIngress, port{meridioGW, "ext0"}},
+			e.wire(),
 			{meridioToProxy, port{meridioProxy, "load-balan-b0ef"}},
 		},
-		bridges: []bridge{{port{meridioProxy, "bridge0"}, []string{"load-balan-b0ef"}}},
+		overlays: e.overlays(),
+		bridges:  []bridge{{port{meridioProxy, "bridge0"}, []string{"load-balan-b0ef"}}},
 	}
 	for _, t := range meridioTargets {
 		p.nodes = append(p.nodes, t.node)
@@ -123,12 +136,12 @@ func meridioPlan() plan {
 	}
 
 	for _, a := range []struct{ node, dev, prefix string }{
-		{meridioGW, "ext0", "169.254.100.150/24"},
-		{meridioGW, "ext0", "100:100::150/64"},
+		{meridioGW, e.gateway, "169.254.100.150/24"},
+		{meridioGW, e.gateway, "100:100::150/64"},
 		{meridioGW, "lo", "200.100.0.1/32"},
 		{meridioGW, "lo", "200:100::1/128"},
-		{meridioLB, "nsm-1", "169.254.100.2/24"},
-		{meridioLB, "nsm-1", "100:100::2/64"},
+		{meridioLB, e.balancer, "169.254.100.2/24"},
+		{meridioLB, e.balancer, "100:100::2/64"},
 		{meridioLB, "load-balan-274a", "172.16.1.2/24"},
 		{meridioLB, "load-balan-274a", "fd00::ac10:102/120"},
 		{meridioProxy, "bridge0", "172.16.1.1/24"},
@@ -138,6 +151,7 @@ func meridioPlan() plan {
 	} {
 		p.addresses = append(p.addresses, address{port{a.node, a.dev}, netip.MustParsePrefix(a.prefix)})
 	}
+	p.addresses = append(p.addresses, e.addresses()...)
 	for _, t := range meridioTargets {
 		nsc := port{t.node, "nsc"}
 		p.addresses = append(p.addresses,
@@ -150,8 +164,8 @@ func meridioPlan() plan {
 	lb4, lb6 := netip.MustParseAddr("172.16.1.2"), netip.MustParseAddr("fd00::ac10:102")
 	// What the gateway's BGP speaker learns from the load balancer.
 	p.routes = append(p.routes,
-		route{node: meridioGW, dst: vip4Prefix, via: netip.MustParseAddr("169.254.100.2"), dev: "ext0", protocol: protocolBird, metric: 32},
-		route{node: meridioGW, dst: vip6Prefix, via: netip.MustParseAddr("100:100::2"), dev: "ext0", protocol: protocolBird, metric: 32})
+		route{node: meridioGW, dst: vip4Prefix, via: netip.MustParseAddr("169.254.100.2"), dev: e.gateway, protocol: protocolBird, metric: 32},
+		route{node: meridioGW, dst: vip6Prefix, via: netip.MustParseAddr("100:100::2"), dev: e.gateway, protocol: protocolBird, metric: 32})
 	for _, vip := range []netip.Prefix{vip4Prefix, vip6Prefix} {
 		p.rules = append(p.rules,
 			rule{node: meridioLB, pref: 100, from: vip, table: 4096},
@@ -160,7 +174,7 @@ func meridioPlan() plan {
 		p.routes = append(p.routes,
 			route{node: meridioLB, blackhole: true, v6: vip.Addr().Is6(), table: 4097, metric: 4294967295, protocol: protocolBird})
 	}
-	p.routes = append(p.routes, meridioDefaults()...)
+	p.routes = append(p.routes, e.defaults()...)
 	p.routes = append(p.routes,
 		route{node: meridioProxy, multipath: []netip.Addr{lb4}, dev: "bridge0", table: 1},
 		route{node: meridioProxy, multipath: []netip.Addr{lb6}, dev: "bridge0", table: 1})
@@ -187,15 +201,6 @@ func meridioMarkRules() []rule {
 			rule{node: meridioLB, mark: t.mark(), table: int(t.mark()), v6: true})
 	}
 	return rules
-}
-
-// meridioDefaults are the routes back to the gateway that bird keeps in table
-// 4096; without them replies fall through to the blackhole in 4097.
-func meridioDefaults() []route {
-	return []route{
-		{node: meridioLB, via: netip.MustParseAddr("169.254.100.150"), dev: "nsm-1", table: 4096, metric: 32, protocol: protocolBird},
-		{node: meridioLB, via: netip.MustParseAddr("100:100::150"), dev: "nsm-1", table: 4096, metric: 32, protocol: protocolBird},
-	}
 }
 
 // startMeridio loads the rule set and starts the targets and the balancer. The

@@ -11,8 +11,8 @@ import (
 
 // meridioFaults is the fault table of the Meridio lab. The first row's repair
 // starts the balancer, which the repairs below it may need.
-func meridioFaults() []Fault {
-	lb := meridio.namespace(meridioLB)
+func meridioFaults(l *lab, e meridioExternal) []Fault {
+	lb := l.namespace(meridioLB)
 	return []Fault{
 		{
 			Name:     "no-listener",
@@ -20,7 +20,7 @@ func meridioFaults() []Fault {
 			Brief:    "the balancer is dead: nobody listens on queues 0-3",
 			Traffic:  []string{"-c", "4"},
 			Expect: Expect{
-				Outcome: "dropped", Packet: "request", Netns: lb, Dev: meridioIngress.dev,
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
 				Drops: slices.Concat(measured(4, "NOT_SPECIFIED", "nf_queue"),
 					measured(6, "NOT_SPECIFIED", "nf_queue")),
 				Advice: "nobody listens on the queue: start the balancer in the load balancer's namespace",
@@ -34,7 +34,7 @@ func meridioFaults() []Fault {
 			Brief:    "the balancer has no flow that matches the packet",
 			Traffic:  []string{"-c", "4"},
 			Expect: Expect{
-				Outcome: "dropped", Packet: "request", Netns: lb, Dev: meridioIngress.dev,
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
 				Drops: slices.Concat(measured(4, "NOT_SPECIFIED", "nfqnl_reinject", "nf_reinject"),
 					measured(6, "NOT_SPECIFIED", "nfqnl_reinject", "nf_reinject")),
 				Advice: "no flow matches the packet's addresses, protocol and ports: configure one for the stream, or send to a port that has one",
@@ -48,7 +48,7 @@ func meridioFaults() []Fault {
 			Brief:    "target-1 lacks the virtual addresses",
 			Traffic:  []string{"-c", "24"},
 			Expect: Expect{
-				Outcome: "dropped", Packet: "request", Netns: meridio.namespace(meridioTargets[0].node), Dev: "nsc",
+				Outcome: "dropped", Packet: "request", Netns: l.namespace(meridioTargets[0].node), Dev: "nsc",
 				Drops: slices.Concat(measured(4, "IP_INADDRERRORS", "ip_error"),
 					measured(6, "IP_INNOROUTES", "ip6_pkt_drop", "ip6_pkt_discard")),
 				Advice: "the target does not have the virtual address: add it, with prefix length 32 or 128, to the target's interface",
@@ -70,8 +70,8 @@ func meridioFaults() []Fault {
 				Drops:  measured(4, "IP_RPFILTER", "ip_rcv_finish_core"),
 				Advice: "the reverse path filter is on: set net.ipv4.conf.all.rp_filter and that of the device to 0 in the load balancer",
 			},
-			break_: func(_ context.Context, w *World) error { return w.setReversePathFilter("1") },
-			fix:    func(_ context.Context, w *World) error { return w.setReversePathFilter("0") },
+			break_: func(_ context.Context, w *World) error { return w.setReversePathFilter(e.balancer, "1") },
+			fix:    func(_ context.Context, w *World) error { return w.setReversePathFilter(e.balancer, "0") },
 		},
 		{
 			Name:     "no-fwmark-rule",
@@ -79,7 +79,7 @@ func meridioFaults() []Fault {
 			Brief:    "the rules that lead a target's mark to its table are gone",
 			Traffic:  []string{"-c", "4"},
 			Expect: Expect{
-				Outcome: "dropped", Packet: "request", Netns: lb, Dev: meridioIngress.dev,
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
 				Drops: slices.Concat(measured(4, "IP_INNOROUTES", "ip_error"),
 					measured(6, "IP_INNOROUTES", "ip6_pkt_drop", "ip6_pkt_discard")),
 				Advice: "no rule looks up the packet's mark: add a rule for the mark to the table of the same number",
@@ -98,8 +98,8 @@ func meridioFaults() []Fault {
 					measured(6, "NOT_SPECIFIED", "dst_discard_out", "dst_discard")),
 				Advice: "table 4096 has no route to the gateway: look at the frontend's BGP session, which must provide it",
 			},
-			break_: func(_ context.Context, w *World) error { return w.eachDefault(w.removeRoute) },
-			fix:    func(_ context.Context, w *World) error { return w.eachDefault(w.addRoute) },
+			break_: func(_ context.Context, w *World) error { return eachDefault(e, w.removeRoute) },
+			fix:    func(_ context.Context, w *World) error { return eachDefault(e, w.addRoute) },
 		},
 	}
 }
@@ -138,8 +138,8 @@ func (w *World) eachRule(do func(rule) error) error {
 	return nil
 }
 
-func (w *World) eachDefault(do func(route) error) error {
-	for _, r := range meridioDefaults() {
+func eachDefault(e meridioExternal, do func(route) error) error {
+	for _, r := range e.defaults() {
 		if err := do(r); err != nil {
 			return err
 		}
@@ -149,8 +149,8 @@ func (w *World) eachDefault(do func(route) error) error {
 
 // setReversePathFilter sets the filter (0 off, 1 strict) of the load balancer.
 // The kernel takes the larger of "all" and the device's own value.
-func (w *World) setReversePathFilter(mode string) error {
-	for _, conf := range []string{"all", meridioIngress.dev} {
+func (w *World) setReversePathFilter(dev, mode string) error {
+	for _, conf := range []string{"all", dev} {
 		if err := w.setSysctl(meridioLB, "ipv4/conf/"+conf+"/rp_filter", mode); err != nil {
 			return err
 		}

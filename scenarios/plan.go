@@ -27,6 +27,7 @@ type plan struct {
 	veths     []veth
 	bridges   []bridge
 	dummies   []dummy
+	overlays  []overlay
 	ipips     []port // tunnels without a fixed end: they take what is addressed to the node
 	addresses []address
 	rules     []rule
@@ -46,6 +47,15 @@ type veth struct{ a, b port }
 type bridge struct {
 	port
 	members []string
+}
+
+// overlay is a device whose packets go over another one of its node: in VXLAN if
+// it has a remote end, with a VLAN tag if not. id is the network's or the tag's.
+type overlay struct {
+	port
+	over          string
+	id            int
+	local, remote netip.Addr
 }
 
 // dummy is a device that only carries addresses. One that is not up does so for
@@ -201,6 +211,11 @@ func (w *World) buildLinks(p plan) error {
 			}
 		}
 	}
+	for _, o := range p.overlays {
+		if err := w.addOverlay(o); err != nil {
+			return err
+		}
+	}
 	for _, d := range p.dummies {
 		link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: d.dev, HardwareAddr: w.lab.hardwareAddr(d.port)}}
 		if err := w.addLink(d.node, link); err != nil {
@@ -224,6 +239,34 @@ func (w *World) buildLinks(p plan) error {
 		}
 	}
 	return nil
+}
+
+const (
+	// vxlanPort is IANA's port of VXLAN (RFC 7348).
+	vxlanPort = 4789
+	// vxlanHeaders are IPv4, UDP, VXLAN and the frame's Ethernet header.
+	vxlanHeaders = 20 + 8 + 8 + 14
+)
+
+func (w *World) addOverlay(o overlay) error {
+	under, err := w.link(port{o.node, o.over})
+	if err != nil {
+		return err
+	}
+	attrs := netlink.LinkAttrs{Name: o.dev, HardwareAddr: w.lab.hardwareAddr(o.port)}
+	if !o.remote.IsValid() {
+		attrs.ParentIndex = under.Attrs().Index
+		return w.addLink(o.node, &netlink.Vlan{LinkAttrs: attrs, VlanId: o.id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q})
+	}
+	// Both devices carry packets as big as the other links': the kernel takes the
+	// headers from the MTU of the device below.
+	if err := w.nodes[o.node].nl.LinkSetMTU(under, under.Attrs().MTU+vxlanHeaders); err != nil {
+		return fmt.Errorf("make room for VXLAN on %s in %s: %w", o.over, o.node, err)
+	}
+	return w.addLink(o.node, &netlink.Vxlan{
+		LinkAttrs: attrs, VxlanId: o.id, VtepDevIndex: under.Attrs().Index, Port: vxlanPort,
+		SrcAddr: o.local.AsSlice(), Group: o.remote.AsSlice(), Learning: true,
+	})
 }
 
 // addLink makes a device; ErrUnsupported when the kernel has none of its type.
@@ -254,6 +297,9 @@ func (p plan) ports() []port {
 // devices lists every device the plan makes.
 func (p plan) devices() []port {
 	all := append(p.ports(), p.ipips...)
+	for _, o := range p.overlays {
+		all = append(all, o.port)
+	}
 	for _, d := range p.dummies {
 		all = append(all, d.port)
 	}
@@ -263,8 +309,27 @@ func (p plan) devices() []port {
 // raiseLinks sets every device with a carrier up and waits for the kernel to say that it
 // works: until then the queueing discipline of a new device drops packets.
 func (w *World) raiseLinks(ctx context.Context, p plan) error {
+	if err := w.raise(ctx, p.ports()); err != nil {
+		return err
+	}
+	// A VLAN's device can be up only where the one below is, and takes its carrier
+	// from there. One of VXLAN has none to wait for.
+	var vlans []port
+	for _, o := range p.overlays {
+		if o.remote.IsValid() {
+			if err := w.linkUp(o.port); err != nil {
+				return err
+			}
+			continue
+		}
+		vlans = append(vlans, o.port)
+	}
+	return w.raise(ctx, vlans)
+}
+
+func (w *World) raise(ctx context.Context, ports []port) error {
 	waiting := map[string]map[string]bool{}
-	for _, d := range p.ports() {
+	for _, d := range ports {
 		if err := w.linkUp(d); err != nil {
 			return err
 		}

@@ -41,6 +41,7 @@ const lockRetry = 10 * time.Millisecond
 type record struct {
 	Executable string `json:"executable"`
 	Balancer   string `json:"balancer,omitempty"`
+	External   string `json:"external,omitempty"`
 	Complete   bool   `json:"complete"`
 	// Modules are the kernel modules that were loaded for this world.
 	Modules           []string `json:"modules,omitempty"`

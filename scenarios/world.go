@@ -48,6 +48,9 @@ type Options struct {
 	// NoBridgeNetfilter keeps bridged packets away from netfilter's IP hooks, in
 	// labs that show the difference: no br_netfilter, or its sysctls at 0.
 	NoBridgeNetfilter bool
+	// External is how the Meridio lab's load balancer and gateway are connected:
+	// "vlan" or "vxlan". Default: a veth pair.
+	External string
 }
 
 // World is a lab that is up. It is safe for concurrent use, except for Down.
@@ -75,6 +78,9 @@ func (n *node) handle() netns.NsHandle { return netns.NsHandle(n.ns.Fd()) }
 func Up(ctx context.Context, o Options) (*World, error) {
 	l, err := findLab(o.Lab)
 	if err != nil {
+		return nil, err
+	}
+	if l, err = l.with(o.External); err != nil {
 		return nil, err
 	}
 	if err := needRoot(); err != nil {
@@ -112,7 +118,7 @@ func Up(ctx context.Context, o Options) (*World, error) {
 		return nil, err
 	}
 	w := &World{lab: l, nodes: map[string]*node{}, use: use}
-	w.record = record{Executable: o.Executable, Balancer: o.Balancer, NoBridgeNetfilter: o.NoBridgeNetfilter}
+	w.record = record{Executable: o.Executable, Balancer: o.Balancer, External: o.External, NoBridgeNetfilter: o.NoBridgeNetfilter}
 	if err := w.up(ctx); err != nil {
 		w.Close()
 		return nil, err
@@ -178,6 +184,9 @@ func Load(name string) (*World, error) {
 	}
 	if r == nil || !r.Complete {
 		return nil, fmt.Errorf("%w; `waymark lab up %s` brings it up", ErrNotUp, name)
+	}
+	if l, err = l.with(r.External); err != nil {
+		return nil, err
 	}
 	w := &World{lab: l, record: *r, nodes: map[string]*node{}}
 	for _, n := range l.plan.nodes {

@@ -19,6 +19,7 @@ import (
 // otherwise: those of Meridio, of kubenet and GKE nodes, and of IPVS directors.
 var DefaultDevices = []string{
 	"nsm-*", "ext*", "load-balan-*", "proxy.load-*", "bridge0", "cbr0", "nsc", "eth*", "veth*", "po0", "cali*",
+	"vxlan*", "flannel*",
 }
 
 // MatchDevice tells whether a device name matches one of the patterns

@@ -133,13 +133,15 @@ func labContext(timeout time.Duration) (context.Context, context.CancelFunc) {
 }
 
 func labUp(args []string) error {
-	f := labFlags("up", `up LAB [--balancer FILE] [--no-br-netfilter]
+	f := labFlags("up", `up LAB [--balancer FILE] [--external vlan|vxlan] [--no-br-netfilter]
 
 examples:
   waymark lab up meridio
+  waymark lab up meridio --external vxlan
   waymark lab up cbr0 --no-br-netfilter
   waymark lab up meridio --balancer /usr/bin/nfqlb`)
 	balancer := f.String("balancer", "", "balance with this nfqlb instead of waymark's own balancer")
+	external := f.String("external", "", "connect load balancer and gateway by vlan or vxlan instead of a veth pair (lab meridio)")
 	noBridge := f.Bool("no-br-netfilter", false, "keep bridged packets from the node's netfilter rules (lab cbr0)")
 	words, err := labArgs(f, args, 1, 1, "the name of one lab")
 	if err != nil {
@@ -148,7 +150,7 @@ examples:
 	ctx, cancel := labContext(labTimeout)
 	defer cancel()
 	start := time.Now()
-	w, err := scenarios.Up(ctx, scenarios.Options{Lab: words[0], Balancer: *balancer, NoBridgeNetfilter: *noBridge})
+	w, err := scenarios.Up(ctx, scenarios.Options{Lab: words[0], Balancer: *balancer, External: *external, NoBridgeNetfilter: *noBridge})
 	if err != nil {
 		return err
 	}
