@@ -30,7 +30,8 @@ type branch struct {
 	dev      *event // last device record, of a copy: also its parent's before it
 	own      bool   // dev is of this trail
 	last     tuple
-	seen     bool // last is set
+	seen     bool  // last is set
+	tunnel   tuple // of the headers that VXLAN has put around it; zero: none
 	mark     uint32
 	drop     *Drop            // real loss
 	fate     *fateRow         // why the free as a drop was none
@@ -175,8 +176,10 @@ func (b *builder) hop(br *branch, e *event, group, hook string) Hop {
 // since the last one.
 func (b *builder) device(br *branch, e *event) {
 	t := recordTuple(&e.rec)
+	around := b.around(e)
 	same := br.dev != nil && br.dev.rec.Netns == e.rec.Netns
-	if same {
+	sameLayer := same && !around && !b.wrapped(br.dev, e)
+	if sameLayer {
 		b.inferNAT(br, e, "dst")
 	}
 	n := len(b.j.Hops)
@@ -184,7 +187,7 @@ func (b *builder) device(br *branch, e *event) {
 		b.decided(br, e)
 	}
 	b.natHops(br, n)
-	if same {
+	if sameLayer {
 		b.inferNAT(br, e, "src")
 	}
 	hook := "ingress"
@@ -200,15 +203,24 @@ func (b *builder) device(br *branch, e *event) {
 	mark := e.rec.Mark
 	h.Mark = &mark
 	h.markWas, h.markNew = b.markBefore(br, e), br.dev == nil && mark != 0
-	if br.seen && t != br.last {
+	was := br.last
+	if br.tunnel.src.IsValid() {
+		was = br.tunnel
+	}
+	if br.seen && t != was {
 		p := describePacket(&e.rec, b.o.snapshot(e))
 		h.Packet = &p
 	}
 	b.j.Hops = append(b.j.Hops, h)
-	if !slices.Contains(b.j.tuples, t) {
+	// Many flows share a tunnel, none is named by it.
+	if b.isVXLAN(e) == (b.j.Packet.VXLAN != nil) && !slices.Contains(b.j.tuples, t) {
 		b.j.tuples = append(b.j.tuples, t)
 	}
 	entered := br.dev == nil || br.dev.rec.Netns != e.rec.Netns
+	br.tunnel = tuple{}
+	if around {
+		br.tunnel, t = t, br.last
+	}
 	br.last, br.seen, br.mark = t, true, mark
 	br.dev, br.own, br.ipvs, br.routed = e, true, nil, 0
 	br.socket, br.answer = nil, nil // a tunnel's socket passes it on, a redirect is no refusal
@@ -237,7 +249,7 @@ func (b *builder) decided(br *branch, e *event) {
 	}
 	in := bpf.Hook(prev.rec.Hook) == bpf.HookTCIngress
 	out := bpf.Hook(e.rec.Hook) == bpf.HookTCEgress
-	if !in || !out || br.switched || e.rec.IpVersion == 0 && prev.rec.IpVersion == 0 && !b.bridged(prev, e) {
+	if !in || !out || br.switched || b.wrapped(prev, e) || e.rec.IpVersion == 0 && prev.rec.IpVersion == 0 && !b.bridged(prev, e) {
 		return
 	}
 	if b.bridged(prev, e) {
@@ -267,7 +279,7 @@ func (b *builder) master(e *event) string {
 // copied starts the branch of a copy where its parent is.
 func (b *builder) copied(br *branch, e *event) {
 	if p := b.branch(br.parent); p != br && p.trail == br.parent && !br.own {
-		br.dev, br.last, br.seen, br.mark = p.dev, p.last, p.seen, p.mark
+		br.dev, br.last, br.seen, br.tunnel, br.mark = p.dev, p.last, p.seen, p.tunnel, p.mark
 		br.switched, br.flood = p.switched, p.flood
 	}
 	if !b.hasDeviceRecords(br.trail) {
@@ -287,7 +299,7 @@ func (b *builder) cut(br *branch, e *event) {
 		return
 	}
 	if !br.own {
-		br.dev, br.last, br.seen, br.mark = p.dev, p.last, p.seen, p.mark
+		br.dev, br.last, br.seen, br.tunnel, br.mark = p.dev, p.last, p.seen, p.tunnel, p.mark
 	}
 	p.segments++
 	if p.segments > 1 {

@@ -16,7 +16,7 @@ import (
 // that came in at prev, checked against the mark it had at e (or against its
 // drop by the queue's verdict). nil: there is no balancer or nothing to say.
 func (b *builder) lbHop(br *branch, prev, e *event, dropped bool) *LBDecision {
-	if b.s.opt.LB == nil || prev.rec.IpVersion == 0 {
+	if b.s.opt.LB == nil || prev.rec.IpVersion == 0 || b.around(prev) {
 		return nil
 	}
 	var bal *Balancer
@@ -173,10 +173,17 @@ func (b *builder) query(br *branch, prev, e *event) RouteQuery {
 		q.Mark = e.rec.Mark
 		return q
 	}
+	around := b.around(e)
+	if around && !b.around(prev) { // the host sends what is around the packet
+		return RouteQuery{Src: e.rec.SrcAddr(), Dst: e.rec.DstAddr(), Mark: e.rec.Mark, IIF: "lo"}
+	}
 	q := RouteQuery{Src: prev.rec.SrcAddr(), Dst: e.rec.DstAddr(), Mark: e.rec.Mark}
+	if b.wrapped(prev, e) {
+		q.Src = e.rec.SrcAddr()
+	}
 	if !q.Dst.IsValid() || bpf.Hook(e.rec.Hook) == bpf.HookKfreeSkb {
 		q.Dst = prev.rec.DstAddr()
-		if br.seen && br.last.dst.IsValid() { // NAT may have changed it since
+		if br.seen && br.last.dst.IsValid() && !around { // NAT may have changed it since
 			q.Dst = br.last.dst
 		}
 	}

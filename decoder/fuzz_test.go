@@ -17,7 +17,7 @@ import (
 // the stitcher neither panics nor keeps more than it may, and every journey
 // can be printed.
 func FuzzStitcher(f *testing.F) {
-	for _, sc := range slices.Concat(scenes(), natScenes(), bridgeScenes()) {
+	for _, sc := range slices.Concat(scenes(), natScenes(), bridgeScenes(), vxlanScenes()) {
 		w := newTrench()
 		if sc.world != nil {
 			sc.world(w)

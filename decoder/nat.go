@@ -124,7 +124,11 @@ func (b *builder) manipulated(br *branch, e *event) {
 	p := describePacket(&e.rec, b.o.snapshot(e))
 	p.take(t)
 	h.Packet = &p
-	br.last, br.seen = t, true
+	if b.around(e) {
+		br.tunnel = t
+	} else {
+		br.last, br.seen = t, true
+	}
 	if d.Manip == "src" && br.dev != nil && br.dev.rec.Netns == e.rec.Netns && bpf.Hook(br.dev.rec.Hook) == bpf.HookTCIngress {
 		// The source is changed last, after the routing that is told only when the
 		// packet has left.

@@ -48,6 +48,7 @@ type Packet struct {
 	FragOff  uint16     `json:"frag_off,omitempty"` // bytes
 	MoreFrag bool       `json:"more_frags,omitempty"`
 	VLAN     uint16     `json:"vlan,omitempty"`
+	VXLAN    *uint32    `json:"vxlan,omitempty"` // it is a VXLAN packet, of this network
 	Inner    *Packet    `json:"inner,omitempty"` // the packet an ICMP error is about
 }
 
@@ -141,6 +142,8 @@ func describePacket(r *bpf.Record, snap []byte) Packet {
 	}
 	p.SPort, p.DPort = r.SrcPort(), r.DstPort()
 	switch r.Proto {
+	case protoUDP:
+		p.VXLAN = vxlanNetwork(r, snap)
 	case protoTCP:
 		p.TCPFlags = tcpFlags(r.TcpFlags)
 	case protoICMP, protoICMPv6:

@@ -226,8 +226,11 @@ func (w *TextWriter) hop(h *Hop) string {
 			s = "leaves"
 		}
 	}
-	if h.Packet != nil {
-		s += ", now " + h.Packet.ends()
+	switch p := h.Packet; {
+	case p != nil && p.VXLAN != nil:
+		s += fmt.Sprintf(", in VXLAN %d %s → %s", *p.VXLAN, p.Src, p.Dst)
+	case p != nil:
+		s += ", now " + p.ends()
 	}
 	return w.copyText(h, s)
 }
@@ -344,6 +347,9 @@ func (p *Packet) text() string {
 	}
 	if p.VLAN != 0 {
 		s += fmt.Sprintf(" vlan %d", p.VLAN)
+	}
+	if p.VXLAN != nil {
+		s += fmt.Sprintf(" vxlan %d", *p.VXLAN)
 	}
 	s += fmt.Sprintf(" len %d", p.Len)
 	if p.Inner != nil {

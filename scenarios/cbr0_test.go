@@ -238,6 +238,8 @@ func TestOptionsOfOtherLabs(t *testing.T) {
 	for _, o := range []Options{
 		{Lab: "meridio", NoBridgeNetfilter: true},
 		{Lab: "cbr0", Balancer: "/bin/true"},
+		{Lab: "cbr0", External: "vxlan"},
+		{Lab: "meridio", External: "string"},
 	} {
 		w, err := Up(timeout(t), o)
 		if err == nil {

@@ -6,6 +6,7 @@ package scenarios
 
 import (
 	"bytes"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -155,7 +156,11 @@ func FuzzReadProcesses(f *testing.F) {
 }
 
 func TestFaultTables(t *testing.T) {
+	all := slices.Clone(labs)
 	for _, l := range labs {
+		all = slices.AppendSeq(all, maps.Values(l.externals))
+	}
+	for _, l := range all {
 		seen := map[string]bool{}
 		for _, f := range l.faults {
 			if seen[f.Name] {

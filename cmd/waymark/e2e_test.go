@@ -91,7 +91,7 @@ func labUpWith(t testing.TB, o scenarios.Options) *scenarios.World {
 	w, err := scenarios.Up(ctx, o)
 	// The machines of scenarios/vm have every part of it, other kernels may not.
 	_, notGuest := os.Stat("/lib/modules/waymark.index")
-	if errors.Is(err, scenarios.ErrUnsupported) && o.Lab == "ipvs" && notGuest != nil {
+	if errors.Is(err, scenarios.ErrUnsupported) && (o.Lab == "ipvs" || o.External != "") && notGuest != nil {
 		t.Skipf("SKIPPED here, it runs on the kernels in the VM: %v", err)
 	}
 	if err != nil {
@@ -238,7 +238,11 @@ type journey struct {
 	Hops []struct {
 		Netns, Dev, Group, Hook, Verdict string
 		Mark                             *uint32
-		Detail                           map[string]any
+		Packet                           *struct {
+			Src, Dst string
+			VXLAN    *int
+		}
+		Detail map[string]any
 	}
 	Marks []struct {
 		Hop      int
