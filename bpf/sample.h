@@ -85,13 +85,18 @@ static __noinline int device_left_out(struct __sk_buff *ctx, enum hook hook)
 	return count_left_out(hook);
 }
 
+/* Global, so that the verifier looks at it once and not for every way to it. */
+__noinline int probe_left_out(__u64 start, __u32 off, __u16 l3_proto, enum hook hook)
+{
+	if (!(flow_hash(NULL, start, off, l3_proto) & sample_mask))
+		return 0;
+	return count_left_out(hook);
+}
+
 /* Of a packet without a trail, as probe.h sees it: is it not to be followed? */
 static __always_inline bool left_out(const struct view *v, enum hook hook)
 {
-	if (!sample_mask ||
-	    !(flow_hash(NULL, v->start, v->l3 ? 0 : ETH_HLEN, v->l3_proto) & sample_mask))
-		return false;
-	return count_left_out(hook);
+	return sample_mask && probe_left_out(v->start, v->l3 ? 0 : ETH_HLEN, v->l3_proto, hook);
 }
 
 /* Is the packet of interest, by the filter or as an answer? */
