@@ -33,6 +33,11 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	if (!t && !netns_wanted(inum))
 		return 0;
 	v = view_of(skb);
+	/* Packets that passed a device have a protocol: the memory is another's by now. */
+	if (t && !v.ok && !BPF_CORE_READ(skb, protocol)) {
+		trail_end(key, low);
+		return 0;
+	}
 	if (!t && (!filter_view(&v) || left_out(&v, HOOK_KFREE_SKB)))
 		return 0;
 

@@ -67,6 +67,8 @@ func TestNoJourneyMixesPackets(t *testing.T) {
 			send(t, third)
 			tr.signal(t, syscall.SIGCONT)
 			send(t, third)
+			awaitClosed(t, w) // what is lost is told of by now
+			send(t, third)
 		}, "--ring", strconv.Itoa(ring))
 		if got.lost == 0 || got.complete == 0 || got.incomplete == 0 {
 			t.Error("this is no test of telling what is complete from what is not")

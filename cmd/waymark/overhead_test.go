@@ -274,12 +274,18 @@ type floodWay struct {
 
 var (
 	meridioWay = floodWay{
-		nodeDevice{"gw", "ext0"}, nodeDevice{"lb", "nsm-1"}, []nodeDevice{{"t1", "nsc"}, {"t2", "nsc"}, {"t3", "nsc"}},
-		net.IP{200, 100, 0, 1}, 5001,
+		nodeDevice{"gw", "ext0"},
+		nodeDevice{"lb", "nsm-1"},
+		[]nodeDevice{{"t1", "nsc"}, {"t2", "nsc"}, {"t3", "nsc"}},
+		net.IP{200, 100, 0, 1},
+		5001,
 	}
 	ipvsWay = floodWay{
-		nodeDevice{"cl", "e0"}, nodeDevice{"tor", "cl0"}, []nodeDevice{{"rs1", "po0"}, {"rs2", "po0"}},
-		net.IP{198, 51, 100, 2}, 8014,
+		nodeDevice{"cl", "e0"},
+		nodeDevice{"tor", "cl0"},
+		[]nodeDevice{{"rs1", "po0"}, {"rs2", "po0"}},
+		net.IP{198, 51, 100, 2},
+		8014,
 	}
 )
 
