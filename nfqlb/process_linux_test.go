@@ -451,6 +451,9 @@ func TestProcessRefusesTakeover(t *testing.T) {
 // in raw system calls or are busy all the time, whether the runtime may
 // interrupt them or not.
 func TestProcessLetsRuntimeIn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: no kernel has part in this, it runs on the host")
+	}
 	const collections = 20
 	for _, debug := range []string{"gctrace=1", "gctrace=1,asyncpreemptoff=1"} {
 		for _, busy := range []bool{false, true} {

@@ -92,6 +92,9 @@ func expect(t *testing.T, lines *bufio.Scanner, want string) {
 		if lines.Text() == want {
 			return
 		}
+		if strings.HasPrefix(lines.Text(), "Trace active") {
+			t.Fatalf("%q, want %q", lines.Text(), want)
+		}
 		t.Logf("passed over %q", lines.Text())
 	}
 	t.Fatalf("the trace ended before %q", want)

@@ -3,6 +3,7 @@
 package nfqlb
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,9 @@ func ReadTraceConfig(dir string) (TraceConfig, error) {
 		return TraceConfig{}, fmt.Errorf("trace settings: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() == 0 { // just made, see changeTraceConfig
+		return defaultTraceConfig, nil
+	}
 	return readTraceConfig(f)
 }
 
@@ -41,6 +45,9 @@ func SetLogLevel(dir string, level int) error {
 		return err
 	}
 	defer f.Close()
+	if err := lockWithin(context.Background(), f, 2*tracePatience); err != nil {
+		return err
+	}
 	return changeTraceConfig(f, func(c *TraceConfig) { c.LogLevel = level })
 }
 
@@ -50,14 +57,6 @@ func openTraceConfig(dir string) (*os.File, error) {
 	path := filepath.Join(dir, TraceName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("trace settings: %w", err)
-	}
-	info, err := f.Stat()
-	if err == nil && info.Size() < traceConfigSize {
-		_, err = f.WriteAt(defaultTraceConfig.encode(), 0)
-	}
-	if err != nil {
-		f.Close()
 		return nil, fmt.Errorf("trace settings: %w", err)
 	}
 	return f, nil
@@ -72,10 +71,18 @@ func readTraceConfig(f *os.File) (TraceConfig, error) {
 	return parseTraceConfig(b[:n])
 }
 
+// changeTraceConfig changes what f says, or the defaults where it is new and says
+// nothing. Whoever calls it has f locked: else one of two loses its change.
 func changeTraceConfig(f *os.File, edit func(*TraceConfig)) error {
-	c, err := readTraceConfig(f)
+	info, err := f.Stat()
 	if err != nil {
-		return err
+		return fmt.Errorf("trace settings: %w", err)
+	}
+	c := defaultTraceConfig
+	if info.Size() >= traceConfigSize {
+		if c, err = readTraceConfig(f); err != nil {
+			return err
+		}
 	}
 	edit(&c)
 	if _, err := f.WriteAt(c.encode(), 0); err != nil {
