@@ -30,6 +30,9 @@ var cbr0Answers = map[string]struct {
 }
 
 func TestCBR0AnswersAsConfigured(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: cmd/waymark sends the same there")
+	}
 	for _, c := range []struct {
 		name string
 		o    Options

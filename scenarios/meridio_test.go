@@ -267,6 +267,9 @@ func TestDownLeavesNothing(t *testing.T) {
 // TestKilledWhileComingUp kills `lab up` at several moments; down must remove
 // what is there, and up must work on top of it.
 func TestKilledWhileComingUp(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: no kernel has part in this, it runs on the host")
+	}
 	if os.Geteuid() != 0 {
 		cannot(t, "a lab takes root")
 	}

@@ -159,9 +159,9 @@ func journeysOf(t *testing.T, w *scenarios.World, cases []journeyCase) string {
 	}
 	s.Flush()
 	var out strings.Builder
+	told := map[string]bool{} // what a tunnel carries looks all the same, and what is sent again
 	for i, c := range cases {
 		fmt.Fprintf(&out, "== %s\n", c.name)
-		told := map[string]bool{} // what a tunnel carries looks all the same, and what is sent again
 		for ; len(all) > 0 && all[0].Start <= ends[i]; all = all[1:] {
 			p := &all[0].Packet
 			what := fmt.Sprint(p.Proto, p.Src, p.SPort, p.Dst, p.DPort, p.TCPFlags)

@@ -305,6 +305,9 @@ func (c *faultCase) checkDiagnosis(t *testing.T, all []journey) {
 }
 
 func TestKilledRecorderLeavesAReplayableFile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: no kernel has part in this, it runs on the host")
+	}
 	w := labUpFor(t)
 	file := filepath.Join(t.TempDir(), "killed.pcapng")
 	args := append([]string{"record", "-w", file}, netnsFlags(w)...)
@@ -389,11 +392,11 @@ func TestReadmeShowsWhatIsPrinted(t *testing.T) {
 // TestReplayIsTheSameUnderLimits: options that cut the output short are in the
 // recording, so that replay stops where live stopped.
 func TestReplayIsTheSameUnderLimits(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: limits are not the kernel's affair, this runs on the host")
+	}
 	w := labUpFor(t)
 	limits := [][]string{{"-c", "25"}, {"-s", "40"}, {"--mark", "0x13b8", "-c", "3"}, {"-s", "16384"}, {"--follow-reply=false"}}
-	if testing.Short() { // the others are not the kernel's affair
-		limits = [][]string{{"-c", "25", "-s", "40"}}
-	}
 	for _, flags := range limits {
 		t.Run(strings.Join(flags, " "), func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "x.pcapng")
