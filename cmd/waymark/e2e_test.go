@@ -227,7 +227,6 @@ type journey struct {
 	ID      string
 	Flow    string
 	Reply   bool
-	Start   time.Time
 	Outcome string
 	Packet  struct {
 		Proto, Src, Dst, TCPFlags string

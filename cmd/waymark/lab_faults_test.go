@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"waymark/scenarios"
 )
@@ -38,12 +37,11 @@ func TestFaultsDropWhereTheTableSays(t *testing.T) {
 
 // faultCase is a fault, an IP version, and the connections that showed it.
 type faultCase struct {
-	fault    scenarios.Fault
-	ip       int
-	site     scenarios.Site
-	first    uint16 // source port of the first connection; the others count up
-	failed   int
-	from, to time.Time // when they were there
+	fault  scenarios.Fault
+	ip     int
+	site   scenarios.Site
+	first  uint16 // source port of the first connection; the others count up
+	failed int
 	// dropped journeys of its connections' openings, as trace shows them
 	dropped int
 }
