@@ -4,7 +4,7 @@
 GO       ?= go
 CLANG    := clang-19
 KERNELS  := 6.1 6.12
-FUZZTIME ?= 1s
+FUZZTIME ?= 2s
 LDFLAGS  := -s -w
 
 # Debian packages, by what needs them.
