@@ -37,6 +37,14 @@ import (
 	"waymark/tracer/filter"
 )
 
+// variant is a way to trace, and what it is held to.
+type variant struct {
+	name   string
+	groups []string // none: untraced
+	filter []string
+	least  float64 // of the untraced rate; 0: shown, not judged
+}
+
 // TestOverhead measures what tracing costs: the rate of packets through the
 // lab's load balancer with and without the tracer on its two devices,
 // interleaved in one run. `make bench` runs it.
@@ -49,60 +57,24 @@ func TestOverhead(t *testing.T) {
 	}
 	w := labUpFor(t)
 	path := newForwarding(t, w, meridioWay)
-	noMatch := []string{"tcp port 9 and host 203.0.113.9"}
-	variants := []struct {
-		name   string
-		groups []string
-		filter []string
-		least  float64 // of the untraced rate
-	}{
-		{"untraced", nil, nil, 0},
-		{"armed, nothing matches (device, drop)", []string{"device", "drop"}, noMatch, 0.93},
-		{"armed, nothing matches (device, drop, free)", tracer.DefaultGroups, noMatch, 0},
-		{"tracing every packet (device)", []string{"device"}, nil, 0.80},
-		{"tracing every packet (device, drop, free)", tracer.DefaultGroups, nil, 0},
-	}
 	for _, way := range []struct {
 		name string
 		dst  netip.Addr
-		held bool // to the limits above
+		held float64 // 0: not to the limits below
 	}{
-		{"forwarded by route", netip.MustParseAddr("172.16.1.6"), true},
+		{"forwarded by route", netip.MustParseAddr("172.16.1.6"), 1},
 		// Here the balancer has a core to itself, which on two cores it must
 		// share with the reader of the records: shown, not judged.
-		{"through NFQUEUE and the balancer", netip.MustParseAddr("10.0.0.1"), false},
+		{"through NFQUEUE and the balancer", netip.MustParseAddr("10.0.0.1"), 0},
 	} {
 		t.Run(way.name, func(t *testing.T) {
-			const rounds = 11
-			rates := make([][]float64, len(variants))
-			costs := make([]tracerCost, len(variants))
-			for round := range rounds {
-				for k := range variants {
-					i := (k + round) % len(variants)
-					v := variants[i]
-					stop := func() tracerCost { return tracerCost{} }
-					if v.groups != nil {
-						stop = traceFor(t, w.Namespace("lb"), v.groups, v.filter)
-					}
-					rates[i] = append(rates[i], path.measure(t, way.dst, 400*time.Millisecond))
-					costs[i].add(stop())
-				}
-			}
-			for i, v := range variants {
-				ratios := make([]float64, rounds)
-				for r := range ratios {
-					ratios[r] = rates[i][r] / rates[0][r]
-				}
-				kept := median(ratios)
-				t.Logf("%-45s %7.0f kpps   %.3f of untraced (paired median; quartiles %.3f %.3f)",
-					v.name, median(rates[i])/1e3, kept, quantile(ratios, .25), quantile(ratios, .75))
-				if c := costs[i]; c.Records > 0 {
-					t.Logf("%-45s %7.1f million records, %d lost, %.0f ns of the reader's CPU each", "", float64(c.Records)/1e6, c.Lost, float64(c.CPU)/float64(c.Records))
-				}
-				if way.held && kept < v.least {
-					t.Errorf("%s keeps %.3f of the rate, want %.2f", v.name, kept, v.least)
-				}
-			}
+			path.compare(t, way.dst, w.Namespace("lb"), 11, 400*time.Millisecond, []variant{
+				{"untraced", nil, nil, 0},
+				{"armed, nothing matches (device, drop)", []string{"device", "drop"}, noMatch, 0.93 * way.held},
+				{"armed, nothing matches (default hooks)", tracer.DefaultGroups, noMatch, 0},
+				{"tracing every packet (device)", []string{"device"}, nil, 0.80 * way.held},
+				{"tracing every packet (default hooks)", tracer.DefaultGroups, nil, 0},
+			})
 		})
 	}
 }
@@ -116,30 +88,31 @@ func TestOverheadIPVS(t *testing.T) {
 		t.Skip("a measurement: make bench runs it")
 	}
 	w := labUpWith(t, scenarios.Options{Lab: "ipvs"})
-	path := newForwarding(t, w, ipvsWay)
-	dst := netip.MustParseAddr("10.54.213.149")
 	limits := map[string][2]float64{"6.1": {0.70, 0.35}, "6.12": {0.80, 0.45}}[kernelLine()] // 6.1 has no kprobe.multi
-	variants := []struct {
-		name   string
-		filter []string
-		traced bool
-		least  float64
-	}{
-		{"untraced", nil, false, 0},
-		{"armed, nothing matches", []string{"tcp port 9 and host 203.0.113.9"}, true, limits[0]},
-		{"tracing every packet", []string{"udp"}, true, limits[1]},
-	}
-	const rounds = 7
+	newForwarding(t, w, ipvsWay).compare(t, netip.MustParseAddr("10.54.213.149"), "", 7, time.Second, []variant{
+		{"untraced", nil, nil, 0},
+		{"armed, nothing matches", tracer.DefaultGroups, noMatch, limits[0]},
+		{"tracing every packet", tracer.DefaultGroups, []string{"udp"}, limits[1]},
+	})
+}
+
+var noMatch = []string{"tcp port 9 and host 203.0.113.9"}
+
+// compare measures the variants in turn, the first of them untraced, for d in each
+// round. Traced is namespace, "" is all.
+func (p *forwarding) compare(t *testing.T, dst netip.Addr, namespace string, rounds int, d time.Duration, variants []variant) {
+	t.Helper()
 	rates := make([][]float64, len(variants))
 	costs := make([]tracerCost, len(variants))
 	for round := range rounds {
 		for k := range variants {
 			i := (k + round) % len(variants)
+			v := variants[i]
 			stop := func() tracerCost { return tracerCost{} }
-			if variants[i].traced {
-				stop = traceFor(t, "", tracer.DefaultGroups, variants[i].filter)
+			if v.groups != nil {
+				stop = traceFor(t, namespace, v.groups, v.filter)
 			}
-			rates[i] = append(rates[i], path.measure(t, dst, time.Second))
+			rates[i] = append(rates[i], p.measure(t, dst, d))
 			costs[i].add(stop())
 		}
 	}
@@ -149,8 +122,11 @@ func TestOverheadIPVS(t *testing.T) {
 			ratios[r] = rates[i][r] / rates[0][r]
 		}
 		kept := median(ratios)
-		t.Logf("%-25s %7.1f kpps   %.3f of untraced (paired median; quartiles %.3f %.3f); %d records, %d lost",
-			v.name, median(rates[i])/1e3, kept, quantile(ratios, .25), quantile(ratios, .75), costs[i].Records, costs[i].Lost)
+		t.Logf("%-40s %7.1f kpps   %.3f of untraced (paired median; quartiles %.3f %.3f)",
+			v.name, median(rates[i])/1e3, kept, quantile(ratios, .25), quantile(ratios, .75))
+		if c := costs[i]; c.Records > 0 {
+			t.Logf("%-40s %7.1f million records, %d lost, %.0f ns of the reader's CPU each", "", float64(c.Records)/1e6, c.Lost, float64(c.CPU)/float64(c.Records))
+		}
 		if kept < v.least {
 			t.Errorf("%s keeps %.3f of the rate, want %.2f", v.name, kept, v.least)
 		}
