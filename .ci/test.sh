@@ -7,10 +7,32 @@
 set -euo pipefail
 kernels=$1 fuzztime=$2
 out=$(mktemp -d)
-trap 'rm -rf "$out"' EXIT
+cleanup() {
+	for job in $(jobs -p); do
+		kill -- "-$job" 2>/dev/null || true
+	done
+	rm -rf "$out"
+}
+trap cleanup EXIT
 ran="$(uname -r)"
 release() { "$out/vmtest" --kernel "$1" --fetch | sed 's/^linux-image-\([^ ]*\).*/\1/'; }
 step() { printf '\n== %s (after %ds)\n' "$*" $SECONDS; }
+
+# in_machines KERNEL: what touches a kernel, package by package.
+in_machines() {
+	for p in $packages; do
+		# Short, 500 connections, 50 target changes: every instruction is emulated there.
+		flags=-test.short
+		# No tcpdump in there; what it is compared with runs on the host.
+		[ $p = tracer/filter ] && flags="$flags -test.skip SameAsTcpdump|Fuzz"
+		step "Debian kernel $1: $p"
+		# shellcheck disable=SC2086 # a list of words
+		"$out/vmtest" --kernel "$1" --timeout 15m --dir "$p" --file scenarios/meridio --file testdata --file docs --file README.md \
+			--file "$out/waymark:/usr/bin/waymark" --file /bin/sleep:/bin/sleep \
+			--env WAYMARK_BIN=/usr/bin/waymark --env WAYMARK_CI --env WAYMARK_CONNECTIONS=500 --env WAYMARK_TARGET_CHANGES=50 \
+			"$out/$(basename "$p").test" -test.timeout 14m $flags
+	done
+}
 
 step "generated code is what the sources make"
 .ci/drift.sh
@@ -40,22 +62,25 @@ if [ "$(id -u)" = 0 ]; then
 		CGO_ENABLED=0 go test -c -o "$out/$(basename "$p").test" "./$p"
 	done
 	go build -o "$out/vmtest" ./scenarios/vm/vmtest
+	# A machine is one thread of qemu: side by side.
+	set -m # a process group for each, to end it whole
 	for k in $kernels; do
 		"$out/vmtest" --kernel "$k" --fetch
-		for p in $packages; do
-			# Short, 500 connections, 50 target changes: every instruction is emulated there.
-			flags=-test.short
-			# No tcpdump in there; what it is compared with runs on the host.
-			[ $p = tracer/filter ] && flags="$flags -test.skip SameAsTcpdump|Fuzz"
-			step "Debian kernel $k: $p"
-			# shellcheck disable=SC2086 # a list of words
-			"$out/vmtest" --kernel "$k" --timeout 15m --dir "$p" --file scenarios/meridio --file testdata --file docs --file README.md \
-				--file "$out/waymark:/usr/bin/waymark" --file /bin/sleep:/bin/sleep \
-				--env WAYMARK_BIN=/usr/bin/waymark --env WAYMARK_CI --env WAYMARK_CONNECTIONS=500 --env WAYMARK_TARGET_CHANGES=50 \
-				"$out/$(basename "$p").test" -test.timeout 14m $flags
-		done
+		{ in_machines "$k"; touch "$out/$k.passed"; } >"$out/$k.log" 2>&1 &
+	done
+	set +m
+	step "Debian kernels $kernels: what each prints comes when all have ended"
+	wait
+	failed=
+	for k in $kernels; do
+		[ -e "$out/$k.passed" ] || { failed="$failed $k"; continue; }
+		cat "$out/$k.log"
 		ran="$ran, $(release "$k")"
 	done
+	for k in $failed; do
+		cat "$out/$k.log" # last, where one looks
+	done
+	[ -z "$failed" ] || exit 1
 elif [ -n "${WAYMARK_CI-}" ]; then
 	echo "not root, and CI must not skip the kernels $kernels" >&2
 	exit 1

@@ -60,14 +60,14 @@ func lockFile(path string, wait bool) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// machineSlot waits until fewer machines run here than the host can carry
-// (two virtual CPUs each): more only make each other's timeouts fire.
+// machineSlot waits until fewer machines run here than the host has processors,
+// for each is one thread of qemu: more only make each other's timeouts fire.
 func machineSlot(ctx context.Context, note func(string)) (release func(), err error) {
 	dir, err := CacheDir()
 	if err != nil {
 		return nil, err
 	}
-	slots := max(1, runtime.NumCPU()/2)
+	slots := runtime.NumCPU()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for told := false; ; {

@@ -173,19 +173,9 @@ func (r *Run) Do(ctx context.Context) (Result, error) {
 	if console == "" {
 		console = work + "/console.log"
 	}
-	for try := 1; ; try++ {
-		if err := os.WriteFile(console, nil, 0o644); err != nil {
-			return Result{}, fmt.Errorf("console log: %w", err)
-		}
-		m := &machine{run: r, qemu: qemu, initrd: initrd, console: console}
-		res, err := m.do(ctx)
-		if err != nil || try == bootTries || !m.badBoot() {
-			return res, err
-		}
-		r.note("the emulation broke the kernel while it booted; starting it again")
+	if err := os.WriteFile(console, nil, 0o644); err != nil {
+		return Result{}, fmt.Errorf("console log: %w", err)
 	}
+	m := &machine{run: r, qemu: qemu, initrd: initrd, console: console}
+	return m.do(ctx)
 }
-
-// bootTries is how often a machine is started that the emulation breaks before
-// anything of ours runs.
-const bootTries = 4
