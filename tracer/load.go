@@ -47,9 +47,10 @@ type programs struct {
 	shed     map[string]bool            // groups that are detached for the budget
 	attached []string                   // names of the hook rows that are attached
 	backends map[string]Backend
-	missing  map[string]error // hook row → why not
-	retries  map[string]int   // of missing rows, since their module appeared
-	exact    bool             // the end of every skb is seen
+	missing  map[string]error  // hook row → why not
+	retries  map[string]int    // of missing rows, since their module appeared
+	exact    bool              // the end of every skb is seen
+	reasons  map[uint32]string // names of enum skb_drop_reason
 }
 
 // maxLoads bounds the programs that are loaded at a time: verifying one takes a
@@ -124,6 +125,7 @@ func load(s settings, groups []string) (_ *programs, err error) {
 	p := &programs{
 		spec: spec, types: make(chan *btf.Cache, min(maxLoads, runtime.NumCPU())),
 		running: map[string][]*ebpf.Program{}, links: map[string][]link.Link{}, shed: map[string]bool{}, missing: map[string]error{}, retries: map[string]int{}, backends: map[string]Backend{},
+		reasons: dropReasons(kernel),
 	}
 	p.types <- types
 	for len(p.types) < cap(p.types) {

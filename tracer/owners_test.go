@@ -39,7 +39,7 @@ func TestOwners(t *testing.T) {
 	const nobodys = 1 << 40 // inodes of sockets have 32 bits
 	early := listenTCP(t)
 	c := &capture{}
-	s := newStream(Options{Sink: c}, decoder.Session{})
+	s := newStream(Options{Sink: c}, decoder.Session{}, kernelNames{})
 	s.owners.begin()
 	must(t, s.awaitOwners())
 	need := func(inodes ...uint64) {

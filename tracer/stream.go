@@ -4,9 +4,8 @@ package tracer
 
 import (
 	"encoding/binary"
+	"sync"
 	"unsafe"
-
-	"github.com/cilium/ebpf/btf"
 
 	"waymark/bpf"
 	"waymark/decoder"
@@ -21,8 +20,7 @@ type stream struct {
 
 	places  map[uint32]*told // by namespace inode
 	symbols map[uint64]bool  // told, and whether it is a function of NFQUEUE
-	kernel  *symbols         // loaded when first needed
-	reasons map[uint32]string
+	kernel  kernelNames
 	named   map[uint32]bool        // reasons told
 	rules   map[netfilterRule]bool // looked for, and told if they were found
 	owners  *owners
@@ -35,9 +33,15 @@ type stream struct {
 	recent [256]deviceKey
 }
 
-func newStream(opts Options, s decoder.Session) *stream {
+// kernelNames are the running kernel's names of what records have numbers of.
+type kernelNames struct {
+	functions func() (*symbols, error)
+	reasons   map[uint32]string // enum skb_drop_reason
+}
+
+func newStream(opts Options, s decoder.Session, kernel kernelNames) *stream {
 	return &stream{
-		opts: opts, session: s, sink: opts.Sink,
+		opts: opts, session: s, sink: opts.Sink, kernel: kernel,
 		places: map[uint32]*told{}, symbols: map[uint64]bool{}, named: map[uint32]bool{},
 		rules:  map[netfilterRule]bool{},
 		owners: newOwners(),
@@ -119,7 +123,7 @@ func (s *stream) needs(r *bpf.Record, raw []byte) error {
 	}
 	if bpf.Hook(r.Hook) == bpf.HookKfreeSkb && !s.named[r.Reason] {
 		s.named[r.Reason] = true
-		if name := s.reasonName(r.Reason); name != "" {
+		if name := s.kernel.reasons[r.Reason]; name != "" {
 			return s.context(&decoder.Context{Reason: &decoder.Reason{Number: r.Reason, Name: name}})
 		}
 	}
@@ -140,23 +144,20 @@ func (s *stream) needsPlace(r *bpf.Record) error {
 	return nil
 }
 
+// nameOf names a kernel address: function+offset.
 func (s *stream) nameOf(addr uint64) string {
-	if s.kernel == nil {
-		var err error
-		if s.kernel, err = loadSymbols(); err != nil {
-			s.opts.Log.Warn().Err(err).Msg("kernel functions are shown as addresses")
-			s.kernel = &symbols{}
+	for again := false; ; again = true {
+		functions, err := s.kernel.functions()
+		if err != nil {
+			if len(s.symbols) == 0 {
+				s.opts.Log.Warn().Err(err).Msg("kernel functions are shown as addresses")
+			}
+			functions = &symbols{}
 		}
-	}
-	return s.kernel.name(addr)
-}
-
-func (s *stream) reasonName(n uint32) string {
-	if s.reasons == nil {
-		s.reasons = map[uint32]string{}
-		if spec, err := btf.LoadKernelSpec(); err == nil {
-			s.reasons = dropReasons(spec)
+		name, known := functions.name(addr)
+		if known || again || err != nil {
+			return name
 		}
+		s.kernel.functions = sync.OnceValues(loadSymbols) // of a module that was loaded since
 	}
-	return s.reasons[n]
 }

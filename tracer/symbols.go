@@ -4,6 +4,7 @@ package tracer
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -53,28 +54,36 @@ func knownFunctions(names []string) ([]string, error) {
 }
 
 // parseSymbols parses lines of "address type name [module]"; only functions
-// (types t and T, w and W) are kept.
+// (types t and T, w and W) are kept. There are some hundred thousand lines: all
+// names are parts of one string.
 func parseSymbols(r io.Reader) (*symbols, error) {
 	s := &symbols{}
-	sc := bufio.NewScanner(r)
-	for sc.Scan() {
-		hex, rest, ok := strings.Cut(sc.Text(), " ")
-		if !ok || len(rest) < 3 || !strings.ContainsRune("tTwW", rune(rest[0])) {
+	var text []byte
+	var ends []int // of the names in text
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		hex, rest, ok := bytes.Cut(lines.Bytes(), []byte(" "))
+		if !ok || len(rest) < 3 || bytes.IndexByte([]byte("tTwW"), rest[0]) < 0 {
 			continue
 		}
-		addr, err := strconv.ParseUint(hex, 16, 64)
+		addr, err := strconv.ParseUint(string(hex), 16, 64)
 		if err != nil || addr == 0 {
 			continue
 		}
-		name, _, _ := strings.Cut(rest[2:], "\t")
-		s.addrs = append(s.addrs, addr)
-		s.names = append(s.names, name)
+		name, _, _ := bytes.Cut(rest[2:], []byte("\t"))
+		text = append(text, name...)
+		s.addrs, ends = append(s.addrs, addr), append(ends, len(text))
 	}
-	if err := sc.Err(); err != nil {
+	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("read kernel symbols: %w", err)
 	}
 	if len(s.addrs) == 0 {
 		return nil, errHiddenSymbols
+	}
+	all, begin := string(text), 0
+	s.names = make([]string, len(ends))
+	for i, end := range ends {
+		s.names[i], begin = all[begin:end], end
 	}
 	sort.Stable(s)
 	return s, nil
@@ -91,16 +100,17 @@ func (s *symbols) Swap(i, j int) {
 // address of a function we know (a module loaded since).
 const maxFunction = 1 << 20
 
-// name is function+0xoffset for addr, or the bare address in hex.
-func (s *symbols) name(addr uint64) string {
+// name is function+0xoffset for addr, or the bare address in hex if no function
+// is known there.
+func (s *symbols) name(addr uint64) (name string, known bool) {
 	i := sort.Search(len(s.addrs), func(i int) bool { return s.addrs[i] > addr }) - 1
 	if i < 0 || addr-s.addrs[i] > maxFunction {
-		return fmt.Sprintf("0x%x", addr)
+		return fmt.Sprintf("0x%x", addr), false
 	}
 	for i > 0 && s.addrs[i-1] == s.addrs[i] { // the first of several names
 		i--
 	}
-	return fmt.Sprintf("%s+0x%x", s.names[i], addr-s.addrs[i])
+	return fmt.Sprintf("%s+0x%x", s.names[i], addr-s.addrs[i]), true
 }
 
 // dropReasons reads the names of enum skb_drop_reason from the kernel's BTF,

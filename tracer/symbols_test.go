@@ -30,7 +30,7 @@ func TestSymbolNames(t *testing.T) {
 		0xffffffffd0000000: "0xffffffffd0000000", // too far from any
 		0x1000:             "0x1000",
 	} {
-		if got := s.name(addr); got != want {
+		if got, _ := s.name(addr); got != want {
 			t.Errorf("%#x is %s, want %s", addr, got, want)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -111,6 +112,10 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 		wanted = append(wanted, ns)
 	}
 
+	// To read them takes longer than a full ring can wait: now, beside the rest.
+	functions := sync.OnceValues(loadSymbols)
+	go func() { _, _ = functions() }()
+
 	t := &Tracer{opts: opts}
 	defer func() {
 		if err != nil {
@@ -141,7 +146,7 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 		}
 	}
 	t.loss = newLossWatch(t.programs)
-	t.stream = newStream(opts, t.session())
+	t.stream = newStream(opts, t.session(), kernelNames{functions, t.programs.reasons})
 	if opts.Budget > 0 {
 		t.keeper = newKeeper(t, opts.Budget)
 	}
