@@ -10,13 +10,12 @@
 #include "trail.h"
 #include "sample.h"
 
-/* Copy the packet from off on into the record's snapshot, and parse it. */
+/* Copy the packet from off on into a record without snapshot, and parse it. */
 static __noinline int take(struct __sk_buff *ctx, struct record *rec, __u32 off)
 {
 	struct parsed *snap = (void *)(rec + 1);
 	__s64 n = (__s64)ctx->len - off;
 
-	forget_packet(rec);
 	if (n > snaplen)
 		n = snaplen;
 	if (bounded(&n) && !bpf_skb_load_bytes(ctx, off, snap, n))
@@ -56,7 +55,7 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 	skb = (void *)ctx;
 	rec->time_ns = bpf_ktime_get_boot_ns();
 	rec->skb = key;
-	rec->netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+	rec->netns = netns_of_dev(READ(skb, dev));
 	rec->ifindex = ctx->ifindex;
 	rec->mark = ctx->mark;
 	rec->len = ctx->len;
@@ -71,8 +70,10 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 
 	take(ctx, rec, 0);
 	frame = vxlan_frame(rec);
-	if (frame)
+	if (frame) {
+		forget_packet(rec);
 		take(ctx, rec, frame);
+	}
 
 	if (t && continues(t, rec)) {
 		trail_go_on(t, rec);
@@ -85,8 +86,10 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 		}
 		trail_begin(key, low, rec, t);
 	}
-	if (frame)
+	if (frame) {
+		forget_packet(rec);
 		take(ctx, rec, 0);
+	}
 	rec->at = 0;
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);

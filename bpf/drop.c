@@ -34,7 +34,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	v = view_of(skb);
 	/* Packets that passed a device have a protocol: the memory is another's by now. */
-	if (t && !v.ok && !BPF_CORE_READ(skb, protocol)) {
+	if (t && !v.ok && !READ(skb, protocol)) {
 		trail_end(key, low);
 		return 0;
 	}
@@ -58,8 +58,8 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	rec->location = ctx->args[1];
 	rec->netns = inum;
 	rec->ifindex = ifindex;
-	rec->mark = BPF_CORE_READ(skb, mark);
-	rec->len = v.ok ? v.wire_len : BPF_CORE_READ(skb, len);
+	rec->mark = READ(skb, mark);
+	rec->len = v.ok ? v.wire_len : READ(skb, len);
 	rec->pid = current_tgid();
 	rec->reason = has_reason ? (__u32)ctx->args[2] : 0;
 	rec->hook = HOOK_KFREE_SKB;

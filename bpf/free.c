@@ -43,13 +43,13 @@ static __always_inline int free_hook(struct sk_buff *skb, enum hook hook, __u64 
 	 * Packets that passed a device have a protocol. Without one the memory is
 	 * another's by now, a netlink message's say: the packet's end was not seen.
 	 */
-	rec->location = BPF_CORE_READ(skb, protocol) ? location : 0;
+	rec->location = READ(skb, protocol) ? location : 0;
 	rec->trail = t->id;
 	rec->parent = t->parent;
 	rec->netns = t->netns;
 	rec->ifindex = t->ifindex;
-	rec->mark = BPF_CORE_READ(skb, mark);
-	rec->len = BPF_CORE_READ(skb, len);
+	rec->mark = READ(skb, mark);
+	rec->len = READ(skb, len);
 	rec->pid = current_tgid();
 	rec->hook = hook;
 	rec->cpu = bpf_get_smp_processor_id();
@@ -91,13 +91,16 @@ int BPF_KPROBE(kprobe_napi_skb_cache_put, struct sk_buff *skb)
 	return free_hook(skb, HOOK_KFREE_SKBMEM, 0);
 }
 
-/* A copy of a tracked packet is tracked too, as its child. */
+/*
+ * A copy of a tracked packet is tracked too, as its child. Two of these are at
+ * skb_clone: an interrupt that clones while one of them runs meets the other.
+ */
 static __always_inline int clone_hook(struct sk_buff *skb, struct sk_buff *copy)
 {
 	__u64 key = (__u64)skb, copy_key = (__u64)copy;
 	struct hook_stats *st;
 	struct record *rec;
-	struct trail *t, child;
+	struct trail *t, *earlier, child;
 	bool known;
 
 	if (!copy || !maybe_tracked(low32(skb)))
@@ -105,6 +108,10 @@ static __always_inline int clone_hook(struct sk_buff *skb, struct sk_buff *copy)
 	t = bpf_map_lookup_elem(&trails, &key);
 	if (!t)
 		return 0;
+	earlier = bpf_map_lookup_elem(&trails, &copy_key);
+	if (earlier && earlier->parent == t->id)
+		return 0; /* this program's twin was here */
+	known = earlier != NULL;
 	st = stats_of(HOOK_SKB_CLONE);
 	if (!st)
 		return 0;
@@ -112,7 +119,6 @@ static __always_inline int clone_hook(struct sk_buff *skb, struct sk_buff *copy)
 	child = *t;
 	child.id = new_trail_id();
 	child.parent = t->id;
-	known = bpf_map_lookup_elem(&trails, &copy_key) != NULL;
 	if (bpf_map_update_elem(&trails, &copy_key, &child, BPF_ANY)) {
 		st->untracked++;
 		return 0;
@@ -131,8 +137,8 @@ static __always_inline int clone_hook(struct sk_buff *skb, struct sk_buff *copy)
 	rec->parent = child.parent;
 	rec->netns = child.netns;
 	rec->ifindex = child.ifindex;
-	rec->mark = BPF_CORE_READ(copy, mark);
-	rec->len = BPF_CORE_READ(copy, len);
+	rec->mark = READ(copy, mark);
+	rec->len = READ(copy, len);
 	rec->pid = current_tgid();
 	rec->hook = HOOK_SKB_CLONE;
 	rec->cpu = bpf_get_smp_processor_id();
@@ -182,8 +188,8 @@ __noinline int segment_record(__u64 key, __u64 parent, __u32 inum, __u32 ifindex
 	rec->skb = key;
 	rec->netns = inum;
 	rec->ifindex = ifindex;
-	rec->mark = BPF_CORE_READ(seg, mark);
-	rec->len = v.ok ? v.wire_len : BPF_CORE_READ(seg, len);
+	rec->mark = READ(seg, mark);
+	rec->len = v.ok ? v.wire_len : READ(seg, len);
 	rec->pid = current_tgid();
 	rec->hook = HOOK_SKB_SEGMENT;
 	rec->cpu = bpf_get_smp_processor_id();

@@ -22,11 +22,11 @@ struct view {
 static __always_inline __u32 vlan_of(struct sk_buff *skb)
 {
 	struct sk_buff___vlan_all *all = (void *)skb;
-	__u16 proto = BPF_CORE_READ(skb, vlan_proto);
+	__u16 proto = READ(skb, vlan_proto);
 
-	if (bpf_core_field_exists(all->vlan_all) ? !BPF_CORE_READ(all, vlan_all) : !proto)
+	if (bpf_core_field_exists(all->vlan_all) ? !READ(all, vlan_all) : !proto)
 		return 0;
-	return 1 << 16 | (proto == bpf_htons(ETH_P_8021AD)) << 17 | BPF_CORE_READ(skb, vlan_tci);
+	return 1 << 16 | (proto == bpf_htons(ETH_P_8021AD)) << 17 | READ(skb, vlan_tci);
 }
 
 /*
@@ -36,17 +36,17 @@ static __always_inline __u32 vlan_of(struct sk_buff *skb)
  */
 static __always_inline struct view view_of(struct sk_buff *skb)
 {
-	__u64 head = (__u64)BPF_CORE_READ(skb, head);
-	__u64 data = (__u64)BPF_CORE_READ(skb, data);
-	__u32 tail = BPF_CORE_READ(skb, tail);
-	__u32 nh = BPF_CORE_READ(skb, network_header);
-	__u32 mac = BPF_CORE_READ(skb, mac_header);
+	__u64 head = (__u64)READ(skb, head);
+	__u64 data = (__u64)READ(skb, data);
+	__u32 tail = READ(skb, tail);
+	__u32 nh = READ(skb, network_header);
+	__u32 mac = READ(skb, mac_header);
 	__u32 start = nh;
 	struct view v = {};
 
 	if (nh == 0 || nh == 0xffff || nh >= tail)
 		return v;
-	v.l3_proto = bpf_ntohs(BPF_CORE_READ(skb, protocol));
+	v.l3_proto = bpf_ntohs(READ(skb, protocol));
 	v.l3 = true;
 	if (mac != 0xffff && mac + ETH_HLEN == nh) {
 		start = mac;
@@ -56,7 +56,7 @@ static __always_inline struct view view_of(struct sk_buff *skb)
 	v.start = head + start;
 	v.linear = tail - start;
 	/* skb->len counts from data, which may be past our start, or before it */
-	v.wire_len = BPF_CORE_READ(skb, len) + (__u32)(data - head) - start;
+	v.wire_len = READ(skb, len) + (__u32)(data - head) - start;
 	v.ok = true;
 	return v;
 }
@@ -70,13 +70,12 @@ static __always_inline bool filter_view(const struct view *v)
 	return filter_l2(v->start, v->linear, v->wire_len, v->vlan);
 }
 
-/* Copy the packet into the record's snapshot, after ext_len bytes, and parse it. */
+/* Copy the packet behind ext_len bytes of a record without snapshot, and parse it. */
 static __noinline int snapshot(struct record *rec, const struct view *v, __u32 ext_len)
 {
 	struct parsed *snap = (void *)(rec + 1) + ext_len;
 	__s64 n = v->linear;
 
-	forget_packet(rec);
 	if (!v->ok)
 		return 0;
 	if (n > snaplen)
@@ -120,6 +119,7 @@ static __always_inline bool identify(struct record *rec, const struct view *v, _
 	if (!frame)
 		return false;
 	in = view_at(v, frame);
+	forget_packet(rec);
 	snapshot(rec, &in, ext_len);
 	return true;
 }
@@ -127,8 +127,10 @@ static __always_inline bool identify(struct record *rec, const struct view *v, _
 static __always_inline void show(struct record *rec, const struct view *v, __u32 ext_len,
 				 bool carried)
 {
-	if (carried)
+	if (carried) {
+		forget_packet(rec);
 		snapshot(rec, v, ext_len);
+	}
 	rec->at = 0;
 }
 
@@ -137,16 +139,12 @@ static __always_inline void show(struct record *rec, const struct view *v, __u32
  */
 static __always_inline void place_of(struct sk_buff *skb, __u32 *inum, __u32 *ifindex)
 {
-	struct net_device *dev = BPF_CORE_READ(skb, dev);
+	struct net_device *dev = READ(skb, dev);
 
 	*inum = netns_of_dev(dev);
-	*ifindex = dev ? BPF_CORE_READ(dev, ifindex) : 0;
-	if (!*inum) {
-		struct sock *sk = BPF_CORE_READ(skb, sk);
-
-		if (sk)
-			*inum = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	}
+	*ifindex = dev ? READ(dev, ifindex) : 0;
+	if (!*inum)
+		*inum = netns_of_sock(READ(skb, sk));
 }
 
 /*
@@ -186,8 +184,8 @@ static __always_inline struct record *waypoint(struct sk_buff *skb, enum hook ho
 		rec->netns = t->netns;
 		rec->ifindex = t->ifindex;
 	}
-	rec->mark = BPF_CORE_READ(skb, mark);
-	rec->len = v.ok ? v.wire_len : BPF_CORE_READ(skb, len);
+	rec->mark = READ(skb, mark);
+	rec->len = v.ok ? v.wire_len : READ(skb, len);
 	rec->pid = current_tgid();
 	rec->hook = hook;
 	rec->cpu = bpf_get_smp_processor_id();

@@ -30,13 +30,13 @@ static __always_inline void socket_of(struct socket_ext *ext, struct sock *sk)
 		ext->flags = SOCKET_NONE;
 		return;
 	}
-	ext->af = BPF_CORE_READ(sk, __sk_common.skc_family);
-	ext->state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	ext->lport = bpf_htons(BPF_CORE_READ(sk, __sk_common.skc_num));
-	ext->rport = BPF_CORE_READ(sk, __sk_common.skc_dport);
+	ext->af = READ(sk, __sk_common.skc_family);
+	ext->state = READ(sk, __sk_common.skc_state);
+	ext->lport = bpf_htons(READ(sk, __sk_common.skc_num));
+	ext->rport = READ(sk, __sk_common.skc_dport);
 	if (ext->af == AF_INET) {
-		*(__be32 *)ext->laddr = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
-		*(__be32 *)ext->raddr = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+		*(__be32 *)ext->laddr = READ(sk, __sk_common.skc_rcv_saddr);
+		*(__be32 *)ext->raddr = READ(sk, __sk_common.skc_daddr);
 	} else {
 		BPF_CORE_READ_INTO(&ext->laddr, sk, __sk_common.skc_v6_rcv_saddr);
 		BPF_CORE_READ_INTO(&ext->raddr, sk, __sk_common.skc_v6_daddr);
@@ -45,15 +45,15 @@ static __always_inline void socket_of(struct socket_ext *ext, struct sock *sk)
 	/* These end after what all sockets have in common. */
 	if (ext->state == TCP_TIME_WAIT || ext->state == TCP_NEW_SYN_RECV)
 		return;
-	ext->protocol = BPF_CORE_READ(sk, sk_protocol);
-	ext->uid = BPF_CORE_READ(sk, sk_uid.val);
-	ext->ack_backlog = BPF_CORE_READ(sk, sk_ack_backlog);
-	ext->max_backlog = BPF_CORE_READ(sk, sk_max_ack_backlog);
-	ext->rmem = BPF_CORE_READ(sk, sk_backlog.rmem_alloc.counter);
-	ext->rcvbuf = BPF_CORE_READ(sk, sk_rcvbuf);
-	if (BPF_CORE_READ(sk, __sk_common.skc_flags) & 1 << SOCK_DEAD)
+	ext->protocol = READ(sk, sk_protocol);
+	ext->uid = READ(sk, sk_uid.val);
+	ext->ack_backlog = READ(sk, sk_ack_backlog);
+	ext->max_backlog = READ(sk, sk_max_ack_backlog);
+	ext->rmem = READ(sk, sk_backlog.rmem_alloc.counter);
+	ext->rcvbuf = READ(sk, sk_rcvbuf);
+	if (READ(sk, __sk_common.skc_flags) & 1 << SOCK_DEAD)
 		ext->flags = SOCKET_DEAD;
-	file = (void *)BPF_CORE_READ(sk, sk_socket);
+	file = (void *)READ(sk, sk_socket);
 	if (file)
 		ext->inode = BPF_CORE_READ(file, vfs_inode.i_ino);
 }
@@ -67,7 +67,7 @@ static __always_inline int socket_hook(struct sk_buff *skb, struct sock *sk, enu
 		return 0;
 	socket_of((void *)(rec + 1), sk);
 	/* TCP takes the device off the packet before; the socket knows where it is. */
-	inum = sk ? BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum) : 0;
+	inum = netns_of_sock(sk);
 	if (inum && inum != rec->netns) {
 		rec->netns = inum;
 		rec->ifindex = 0;

@@ -53,6 +53,18 @@ struct {
 	__type(value, __u8);
 } netns SEC(".maps");
 
+/* A pointer that loads may follow: what faults reads as zeros. From 6.2 on. */
+void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
+
+/*
+ * A field of an object whose type the kernel itself has, not a module: a load
+ * where that can be, for a helper call takes as long as all else at a hook.
+ */
+#define READ(p, field)                                                                             \
+	(&bpf_rdonly_cast                                                                          \
+		 ? ((typeof(p))bpf_rdonly_cast((p), bpf_core_type_id_kernel(typeof(*(p)))))->field \
+		 : BPF_CORE_READ(p, field))
+
 static __always_inline struct hook_stats *stats_of(__u32 hook)
 {
 	return bpf_map_lookup_elem(&stats, &hook);
@@ -65,7 +77,22 @@ static __always_inline bool netns_wanted(__u32 inum)
 
 static __always_inline __u32 netns_of_dev(struct net_device *dev)
 {
-	return dev ? BPF_CORE_READ(dev, nd_net.net, ns.inum) : 0;
+	struct net *net;
+
+	if (!dev)
+		return 0;
+	net = READ(dev, nd_net.net);
+	return READ(net, ns.inum);
+}
+
+static __always_inline __u32 netns_of_sock(struct sock *sk)
+{
+	struct net *net;
+
+	if (!sk)
+		return 0;
+	net = READ(sk, __sk_common.skc_net.net);
+	return READ(net, ns.inum);
 }
 
 /*
@@ -88,7 +115,7 @@ static __always_inline __u32 current_tgid(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
-	return BPF_CORE_READ(task, tgid);
+	return READ(task, tgid);
 }
 
 /*

@@ -38,6 +38,10 @@ type HookRow struct {
 	// Listed: /sys/module has Module even where it is built in, for it has
 	// parameters. If it is not there, nobody has to look for the functions.
 	Listed bool
+	// Twins: the program is at its function twice, and what one of them has done
+	// the other leaves. While an interrupt is served the kernel does not run the
+	// program that it interrupted, but it runs the other.
+	Twins bool
 	// Attach lists the ways to attach it, best first.
 	Attach []Attachment
 	Tells  string // what one learns from it
@@ -299,10 +303,11 @@ var Hooks = []HookRow{
 	},
 	{
 		Name: "skb_clone", Group: "free", Hook: bpf.HookSkbClone,
-		Attach: []Attachment{{BackendFexit, "fexit_skb_clone", []string{"skb_clone"}}},
+		Attach: []Attachment{{BackendFexit, "fexit_skb_clone", []string{"skb_clone", "skb_clone"}}},
+		Twins:  true,
 		Tells:  "a packet is cloned (flooding, taps, raw sockets): the clone is its child",
 		Lost:   "that a clone belongs to its original: it shows as a packet of its own",
-		Cost:   "one load, per clone",
+		Cost:   "two loads, per clone",
 	},
 	{
 		Name: "skb_copy", Group: "free", Hook: bpf.HookSkbClone,

@@ -66,10 +66,11 @@ func (l *lossWatch) since() []decoder.Loss {
 
 // misses are the times since the last call that the kernel did not run a
 // program, because an interrupt came while it ran on that processor
-// (bpf_prog_inc_misses_counter, kernel/bpf/syscall.c). TC programs always run.
+// (bpf_prog_inc_misses_counter, kernel/bpf/syscall.c). TC programs always run, and
+// of twins one.
 func (l *lossWatch) misses() (losses []decoder.Loss) {
 	for _, row := range Hooks {
-		if row.Group == "device" {
+		if row.Group == "device" || row.Twins {
 			continue
 		}
 		var missed uint64
