@@ -87,7 +87,7 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 		b.natHops(&b.branches[i], len(j.Hops))
 	}
 	b.marks()
-	j.until, j.ends = o.until(uint64(s.opt.Linger)), o.endsSeen()
+	j.until, j.ends = o.until(&s.opt), o.endsSeen()
 	if n := len(j.Hops); n > 0 {
 		j.DurationNs = j.Hops[n-1].TNs
 	}

@@ -12,6 +12,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultLinger  = 500 * time.Millisecond
+	DefaultQueued  = 2 * time.Second
 	DefaultSettle  = 100 * time.Millisecond // two ticks of the tracer's clock: a loss is told before the journey is
 	DefaultMaxOpen = 65536
 )
@@ -41,6 +42,9 @@ type Options struct {
 	// record when its end was not seen. Default DefaultLinger. It also bounds
 	// how long a finished journey waits for one that started earlier.
 	Linger time.Duration
+	// Queued is the same for a journey whose last record says that the packet
+	// waits in a queue. Default DefaultQueued, and never less than Linger.
+	Queued time.Duration
 	// Settle is how long a journey stays open after its last trail ended, for
 	// records of other CPUs that come late. Default DefaultSettle.
 	Settle time.Duration
@@ -80,6 +84,7 @@ type Stitcher struct {
 	frags  fragmented
 	order  list[byStart] // open journeys by start
 	quiet  list[byQuiet] // open journeys by last record
+	queued list[byQuiet] // those of packets that wait in a queue, by last record
 	ended  list[byQuiet] // open journeys whose trails have all ended, by last record
 	free   []*openJourney
 	wait   waiting // finished, waiting for those that started earlier
@@ -94,6 +99,10 @@ func NewStitcher(o Options) *Stitcher {
 	if o.Linger <= 0 {
 		o.Linger = DefaultLinger
 	}
+	if o.Queued <= 0 {
+		o.Queued = DefaultQueued
+	}
+	o.Queued = max(o.Queued, o.Linger)
 	if o.Settle <= 0 {
 		o.Settle = DefaultSettle
 	}
@@ -335,9 +344,13 @@ func (s *Stitcher) place(o *openJourney) {
 	if o.waitsIn != nil {
 		o.waitsIn.remove(o)
 	}
-	o.waitsIn = &s.quiet
-	if o.live <= 0 {
+	switch {
+	case o.live <= 0:
 		o.waitsIn = &s.ended
+	case o.inQueue():
+		o.waitsIn = &s.queued
+	default:
+		o.waitsIn = &s.quiet
 	}
 	o.waitsIn.push(o)
 }
@@ -351,6 +364,9 @@ func (s *Stitcher) advance(t uint64) {
 	for o := s.quiet.front; o != nil && o.last+uint64(s.opt.Linger) < s.now; o = s.quiet.front {
 		s.close(o, true)
 	}
+	for o := s.queued.front; o != nil && o.last+uint64(s.opt.Queued) < s.now; o = s.queued.front {
+		s.close(o, true)
+	}
 	s.emit(false)
 }
 
@@ -358,7 +374,9 @@ func (s *Stitcher) advance(t uint64) {
 func (s *Stitcher) evict() {
 	o := s.ended.front
 	if o == nil {
-		o = s.quiet.front
+		if o = s.quiet.front; o == nil {
+			o = s.queued.front
+		}
 		o.incomplete = true
 		o.note("cut off: more packets at once than waymark may keep in memory")
 		s.stats.Evicted++

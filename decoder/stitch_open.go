@@ -66,9 +66,18 @@ func (o *openJourney) endsSeen() bool {
 	return len(o.trails) > 0 && !slices.ContainsFunc(o.trails, func(t trailState) bool { return !t.ended || t.unseen })
 }
 
+// inQueue tells whether the packet was last seen to begin to wait in a queue.
+func (o *openJourney) inQueue() bool {
+	return o.events[len(o.events)-1].rec.Hook == uint16(bpf.HookQueueEnter)
+}
+
 // until is up to when lost records can have been o's: a packet whose end was not
 // seen may have had more for as long as its journey stays open.
-func (o *openJourney) until(linger uint64) uint64 {
+func (o *openJourney) until(opt *Options) uint64 {
+	linger := uint64(opt.Linger)
+	if o.inQueue() {
+		linger = uint64(opt.Queued)
+	}
 	last := o.events[len(o.events)-1].rec.TimeNs
 	t := last
 	for i := range o.trails {

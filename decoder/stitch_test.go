@@ -163,6 +163,20 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// TestQueuedIsNotSilent: a packet that is known to wait in a queue is one journey
+// for longer.
+func TestQueuedIsNotSilent(t *testing.T) {
+	for wait, want := range map[time.Duration]int{1900 * time.Millisecond: 1, 2100 * time.Millisecond: 2} {
+		s := newStream(t, newTrench())
+		p := s.tcp(1, 0, client4, 40000, vip4, 5000, syn).requestToLB().enqueue(7, 3)
+		s.add(clock(wait))
+		p.after(wait).verdict(7, 1).balanced().toTarget()
+		if js := s.run(Options{}); len(js) != want {
+			t.Errorf("after %s in the queue there are %d journeys, want %d", wait, len(js), want)
+		}
+	}
+}
+
 // TestLoss: journeys that a loss may have torn are not complete, and say what
 // was lost.
 func TestLoss(t *testing.T) {
