@@ -131,6 +131,7 @@ func TestCBR0FaultsBreakAndClear(t *testing.T) {
 				t.Fatal("this test does not know the fault")
 			}
 			for _, traffic := range effect.breaks {
+				traffic.Timeout = soon
 				if sum := send(t, w, traffic); sum.Failed == 0 {
 					t.Errorf("%+v: every packet was answered in spite of the fault: %+v", traffic, sum)
 				}
@@ -186,7 +187,7 @@ func TestCBR0FaultsThatNeedBridgeNetfilter(t *testing.T) {
 	}
 	// There is nobody to tell the sender of an IPv6 packet either.
 	for _, v6 := range []bool{false, true} {
-		if sum := send(t, w, Traffic{Size: 1420, IPv6: v6}); sum.Answered > 0 {
+		if sum := send(t, w, Traffic{Size: 1420, IPv6: v6, Timeout: soon}); sum.Answered > 0 {
 			t.Errorf("large packets were answered: %+v", sum)
 		}
 	}

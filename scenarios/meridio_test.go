@@ -195,6 +195,7 @@ func TestFaultsBreakAndClear(t *testing.T) {
 				if f.Name == "rp-filter" && traffic.IPv6 {
 					continue // there is no such filter for IPv6
 				}
+				traffic.Timeout = soon
 				sum := send(t, w, traffic)
 				if sum.Failed == 0 {
 					t.Errorf("%s: every packet was answered in spite of the fault: %+v", kind, sum)
@@ -224,7 +225,7 @@ func TestFaultsBreakAndClear(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if sum := send(t, w, Traffic{}); sum.Answered > 0 {
+		if sum := send(t, w, Traffic{Timeout: soon}); sum.Answered > 0 {
 			t.Errorf("fault no-flow is still set, but packets are answered: %+v", sum)
 		}
 		if err := w.Clear(timeout(t), ""); err != nil {
@@ -239,10 +240,13 @@ func TestFaultsBreakAndClear(t *testing.T) {
 	})
 }
 
+// soon is long enough to wait for an answer that must not come.
+const soon = 300 * time.Millisecond
+
 func send(t *testing.T, w *World, traffic Traffic) Summary {
 	t.Helper()
 	// So many that each of three targets gets one, but once in 10^8 times.
-	traffic.Connections, traffic.Concurrency, traffic.Timeout = 48, 48, 300*time.Millisecond
+	traffic.Connections, traffic.Concurrency = 48, 48
 	sum, err := w.Send(timeout(t), traffic, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -38,10 +38,13 @@ func TestTraceTellsWhatIPVSDecides(t *testing.T) {
 			if err != nil || sum.Answered != connections {
 				t.Fatalf("%+v: %v", sum, err)
 			}
+			awaitClosed(t, w)
 			all := parseJourneys(t, tr.stop(t))
 			var named []string
 			known, begun, torn, unexplained := 0, 0, 0, 0
+			k, routes := askKernel(t), 0
 			for _, j := range all {
+				routes += k.check(&j)
 				if !j.Complete {
 					torn++
 					if len(j.Notes) == 0 {
@@ -75,7 +78,10 @@ func TestTraceTellsWhatIPVSDecides(t *testing.T) {
 					named = append(named, h.Detail["client"].(string)+" "+realserver[host])
 				}
 			}
-			t.Logf("%d of %d connections named, %d packets of known ones; %d journeys, %d torn", len(named), connections, known, len(all), torn)
+			t.Logf("%d of %d connections named, %d packets of known ones; %d routes; %d journeys, %d torn", len(named), connections, known, routes, len(all), torn)
+			if tt.method != "tunnel" && routes < 2*connections { // of the SYN and its answer
+				t.Errorf("%d routes were named", routes)
+			}
 			if !slices.Equal(slices.Sorted(slices.Values(named)), slices.Sorted(slices.Values(answered))) {
 				t.Errorf("waymark names %v, these answered: %v", named, answered)
 			}

@@ -153,8 +153,17 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 			t.Fatal(err)
 		}
 	}
+	awaitClosed(t, w)
 	all := parseJourneys(t, tr.stop(t))
+	k, routes, torn := askKernel(t), 0, 0
 	for _, j := range all {
+		routes += k.check(&j)
+		if !j.Complete {
+			torn++
+			if len(j.Notes) == 0 {
+				t.Errorf("%s is not complete and does not say why: %s", j.ID, j.nodeWay())
+			}
+		}
 		if j.Packet.Flags != "S" && j.Packet.Flags != "S." {
 			continue
 		}
@@ -185,6 +194,13 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 			t.Errorf("%s, flow %s reply %v, answered by %s, went\n  %s\nwant\n  %s", j.ID, j.Flow, j.Reply, a.Reply.Target, got, want)
 		}
 		j.checkEnds(t, a.Exchange)
+	}
+	t.Logf("%d connections, %d routes; %d journeys, %d torn", len(answers), routes, len(all), torn)
+	if routes == 0 {
+		t.Error("no route was named")
+	}
+	if torn*1000 > len(all) {
+		t.Errorf("%d of %d journeys are torn", torn, len(all))
 	}
 	for ends, a := range answers {
 		if a.packets < 2 { // more if they were sent again
