@@ -326,6 +326,7 @@ const (
 	WaymarkProgKprobeTcpReset        = "kprobe_tcp_reset"
 	WaymarkProgMultiIpvsXmit         = "multi_ipvs_xmit"
 	WaymarkProgMultiSocketReceive    = "multi_socket_receive"
+	WaymarkProgNameSymbol            = "name_symbol"
 	WaymarkProgTcEgress              = "tc_egress"
 	WaymarkProgTcIngress             = "tc_ingress"
 	WaymarkVarHasLocation            = "has_location"
@@ -336,6 +337,7 @@ const (
 	WaymarkVarRepliesKnown           = "replies_known"
 	WaymarkVarSampleMask             = "sample_mask"
 	WaymarkVarSnaplen                = "snaplen"
+	WaymarkVarSymbol                 = "symbol"
 	WaymarkVarTracked                = "tracked"
 	WaymarkVarUnusedBridgeExt        = "unused_bridge_ext"
 	WaymarkVarUnusedBridgeFlags      = "unused_bridge_flags"
@@ -434,6 +436,7 @@ type WaymarkProgramSpecs struct {
 	KprobeTcpReset        *ebpf.ProgramSpec `ebpf:"kprobe_tcp_reset"`
 	MultiIpvsXmit         *ebpf.ProgramSpec `ebpf:"multi_ipvs_xmit"`
 	MultiSocketReceive    *ebpf.ProgramSpec `ebpf:"multi_socket_receive"`
+	NameSymbol            *ebpf.ProgramSpec `ebpf:"name_symbol"`
 	TcEgress              *ebpf.ProgramSpec `ebpf:"tc_egress"`
 	TcIngress             *ebpf.ProgramSpec `ebpf:"tc_ingress"`
 }
@@ -463,6 +466,7 @@ type WaymarkVariableSpecs struct {
 	RepliesKnown         *ebpf.VariableSpec `ebpf:"replies_known"`
 	SampleMask           *ebpf.VariableSpec `ebpf:"sample_mask"`
 	Snaplen              *ebpf.VariableSpec `ebpf:"snaplen"`
+	Symbol               *ebpf.VariableSpec `ebpf:"symbol"`
 	Tracked              *ebpf.VariableSpec `ebpf:"tracked"`
 	UnusedBridgeExt      *ebpf.VariableSpec `ebpf:"unused_bridge_ext"`
 	UnusedBridgeFlags    *ebpf.VariableSpec `ebpf:"unused_bridge_flags"`
@@ -537,6 +541,7 @@ type WaymarkVariables struct {
 	RepliesKnown         *ebpf.Variable `ebpf:"replies_known"`
 	SampleMask           *ebpf.Variable `ebpf:"sample_mask"`
 	Snaplen              *ebpf.Variable `ebpf:"snaplen"`
+	Symbol               *ebpf.Variable `ebpf:"symbol"`
 	Tracked              *ebpf.Variable `ebpf:"tracked"`
 	UnusedBridgeExt      *ebpf.Variable `ebpf:"unused_bridge_ext"`
 	UnusedBridgeFlags    *ebpf.Variable `ebpf:"unused_bridge_flags"`
@@ -597,6 +602,7 @@ type WaymarkPrograms struct {
 	KprobeTcpReset        *ebpf.Program `ebpf:"kprobe_tcp_reset"`
 	MultiIpvsXmit         *ebpf.Program `ebpf:"multi_ipvs_xmit"`
 	MultiSocketReceive    *ebpf.Program `ebpf:"multi_socket_receive"`
+	NameSymbol            *ebpf.Program `ebpf:"name_symbol"`
 	TcEgress              *ebpf.Program `ebpf:"tc_egress"`
 	TcIngress             *ebpf.Program `ebpf:"tc_ingress"`
 }
@@ -638,6 +644,7 @@ func (p *WaymarkPrograms) Close() error {
 		p.KprobeTcpReset,
 		p.MultiIpvsXmit,
 		p.MultiSocketReceive,
+		p.NameSymbol,
 		p.TcEgress,
 		p.TcIngress,
 	)

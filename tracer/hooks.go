@@ -230,6 +230,13 @@ var Hooks = []HookRow{
 		Cost:  "one load, per frame for a bridge itself",
 	},
 	{
+		Name: "skb_copy", Group: "bridge", Hook: bpf.HookSkbClone,
+		Attach: []Attachment{{BackendFexit, "fexit_skb_copy", []string{"skb_copy"}}},
+		Tells:  "a packet is copied, as bridges do that send multicast as unicast: the copy is its child",
+		Lost:   "that a copy belongs to its original: it shows as a packet of its own",
+		Cost:   "one load, per copy",
+	},
+	{
 		Name: "socket_receive", Group: "socket", Hook: bpf.HookSocketReceive,
 		Attach: []Attachment{
 			{BackendMulti, "multi_socket_receive", socketReceive},
@@ -308,13 +315,6 @@ var Hooks = []HookRow{
 		Tells:  "a packet is cloned (flooding, taps, raw sockets): the clone is its child",
 		Lost:   "that a clone belongs to its original: it shows as a packet of its own",
 		Cost:   "two loads, per clone",
-	},
-	{
-		Name: "skb_copy", Group: "free", Hook: bpf.HookSkbClone,
-		Attach: []Attachment{{BackendFexit, "fexit_skb_copy", []string{"skb_copy"}}},
-		Tells:  "a packet is copied: the copy is its child",
-		Lost:   "that a copy belongs to its original: it shows as a packet of its own",
-		Cost:   "one load, per copy",
 	},
 	{
 		Name: "skb_segment", Group: "free", Hook: bpf.HookSkbSegment,

@@ -211,9 +211,14 @@ func (p *places) attached() (devices, namespaces int) {
 	return len(p.attach.links), len(in)
 }
 
-func (p *places) close() {
+// stop ends the watching: no device is attached from here on.
+func (p *places) stop() {
 	p.cancel()
 	p.wg.Wait()
+}
+
+// detach releases all devices.
+func (p *places) detach() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.attach.close()

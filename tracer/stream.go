@@ -4,7 +4,6 @@ package tracer
 
 import (
 	"encoding/binary"
-	"sync"
 	"unsafe"
 
 	"waymark/bpf"
@@ -35,8 +34,8 @@ type stream struct {
 
 // kernelNames are the running kernel's names of what records have numbers of.
 type kernelNames struct {
-	functions func() (*symbols, error)
-	reasons   map[uint32]string // enum skb_drop_reason
+	function func(addr uint64) string // function+0xoffset
+	reasons  map[uint32]string        // enum skb_drop_reason
 }
 
 func newStream(opts Options, s decoder.Session, kernel kernelNames) *stream {
@@ -104,7 +103,7 @@ func (s *stream) needs(r *bpf.Record, raw []byte) error {
 	if r.Location != 0 {
 		queue, told := s.symbols[r.Location]
 		if !told {
-			name := s.nameOf(r.Location)
+			name := s.kernel.function(r.Location)
 			queue = isQueueFunction(name)
 			s.symbols[r.Location] = queue
 			c := &decoder.Context{Symbol: &decoder.Symbol{Addr: r.Location, Name: name}}
@@ -142,22 +141,4 @@ func (s *stream) needsPlace(r *bpf.Record) error {
 		}
 	}
 	return nil
-}
-
-// nameOf names a kernel address: function+offset.
-func (s *stream) nameOf(addr uint64) string {
-	for again := false; ; again = true {
-		functions, err := s.kernel.functions()
-		if err != nil {
-			if len(s.symbols) == 0 {
-				s.opts.Log.Warn().Err(err).Msg("kernel functions are shown as addresses")
-			}
-			functions = &symbols{}
-		}
-		name, known := functions.name(addr)
-		if known || again || err != nil {
-			return name
-		}
-		s.kernel.functions = sync.OnceValues(loadSymbols) // of a module that was loaded since
-	}
 }

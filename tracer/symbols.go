@@ -13,9 +13,49 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
+
+// functionNames returns what names kernel addresses: function+0xoffset, or the
+// bare address in hex. The kernel is asked for each; one that cannot answer, before
+// 5.13, has its symbols read when the first is wanted.
+func (p *programs) functionNames(log zerolog.Logger) func(addr uint64) string {
+	if c, err := ebpf.NewCollectionWithOptions(only(p.spec, "name_symbol"), ebpf.CollectionOptions{MapReplacements: p.shared.Maps}); err == nil {
+		p.loaded = append(p.loaded, c)
+		return func(addr uint64) string { return p.askName(c.Programs["name_symbol"], addr) }
+	}
+	read := sync.OnceValue(func() *symbols {
+		s, err := loadSymbols()
+		if err != nil {
+			log.Warn().Err(err).Msg("kernel functions are shown as addresses")
+			return &symbols{}
+		}
+		return s
+	})
+	return func(addr uint64) string { return read().name(addr) }
+}
+
+// askName runs the program that names an address.
+func (p *programs) askName(prog *ebpf.Program, addr uint64) string {
+	hex := fmt.Sprintf("0x%x", addr)
+	var text [symbolLen]byte
+	if _, err := prog.Run(&ebpf.RunOptions{Context: addr}); err != nil {
+		return hex
+	}
+	if err := p.shared.Variables["symbol"].Get(&text); err != nil {
+		return hex
+	}
+	name, _, _ := strings.Cut(unix.ByteSliceToString(text[:]), "/") // the function's length, its module
+	return name
+}
+
+// symbolLen is the size of symbol in bpf/symbol.c.
+const symbolLen = 640
 
 // symbols names kernel addresses from /proc/kallsyms.
 type symbols struct {
@@ -100,17 +140,16 @@ func (s *symbols) Swap(i, j int) {
 // address of a function we know (a module loaded since).
 const maxFunction = 1 << 20
 
-// name is function+0xoffset for addr, or the bare address in hex if no function
-// is known there.
-func (s *symbols) name(addr uint64) (name string, known bool) {
+// name is function+0xoffset for addr, or the bare address in hex.
+func (s *symbols) name(addr uint64) string {
 	i := sort.Search(len(s.addrs), func(i int) bool { return s.addrs[i] > addr }) - 1
 	if i < 0 || addr-s.addrs[i] > maxFunction {
-		return fmt.Sprintf("0x%x", addr), false
+		return fmt.Sprintf("0x%x", addr)
 	}
 	for i > 0 && s.addrs[i-1] == s.addrs[i] { // the first of several names
 		i--
 	}
-	return fmt.Sprintf("%s+0x%x", s.names[i], addr-s.addrs[i]), true
+	return fmt.Sprintf("%s+0x%x", s.names[i], addr-s.addrs[i])
 }
 
 // dropReasons reads the names of enum skb_drop_reason from the kernel's BTF,

@@ -4,10 +4,12 @@ package tracer
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
+	"github.com/rs/zerolog"
 )
 
 const kallsyms = `0000000000000000 A fixed_percpu_data
@@ -30,7 +32,7 @@ func TestSymbolNames(t *testing.T) {
 		0xffffffffd0000000: "0xffffffffd0000000", // too far from any
 		0x1000:             "0x1000",
 	} {
-		if got, _ := s.name(addr); got != want {
+		if got := s.name(addr); got != want {
 			t.Errorf("%#x is %s, want %s", addr, got, want)
 		}
 	}
@@ -66,5 +68,32 @@ func TestDropReasonNames(t *testing.T) {
 		if !known[name] {
 			t.Errorf("%s is missing, of %d", name, len(known))
 		}
+	}
+}
+
+// TestKernelNames: the kernel names its addresses as /proc/kallsyms does.
+func TestKernelNames(t *testing.T) {
+	known, err := loadSymbols()
+	if err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+	p, err := load(settings{snapLen: parseLen}, []string{"drop"})
+	if errors.Is(err, os.ErrPermission) {
+		t.Skipf("SKIPPED: loading programs needs root: %v", err)
+	}
+	must(t, err)
+	defer p.close()
+	name := p.functionNames(zerolog.Nop())
+	for i, addr := range known.addrs {
+		if known.names[i] != "kfree_skb_list_reason" && known.names[i] != "ip_rcv" {
+			continue
+		}
+		addr += 4
+		if got, want := name(addr), known.name(addr); got != want || got == "" {
+			t.Errorf("%#x is %q, want %q", addr, got, want)
+		}
+	}
+	if got := name(0x1000); got != "0x1000" {
+		t.Errorf("an address of no function is %q", got)
 	}
 }

@@ -112,10 +112,6 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 		wanted = append(wanted, ns)
 	}
 
-	// To read them takes longer than a full ring can wait: now, beside the rest.
-	functions := sync.OnceValues(loadSymbols)
-	go func() { _, _ = functions() }()
-
 	t := &Tracer{opts: opts}
 	defer func() {
 		if err != nil {
@@ -146,7 +142,7 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 		}
 	}
 	t.loss = newLossWatch(t.programs)
-	t.stream = newStream(opts, t.session(), kernelNames{functions, t.programs.reasons})
+	t.stream = newStream(opts, t.session(), kernelNames{t.programs.functionNames(opts.Log), t.programs.reasons})
 	if opts.Budget > 0 {
 		t.keeper = newKeeper(t, opts.Budget)
 	}
@@ -343,19 +339,13 @@ func (t *Tracer) Totals() (records, lost uint64) {
 // Stats is the counters by hook number, summed over CPUs.
 func (t *Tracer) Stats() [bpf.HookMax]bpf.HookStats { return t.loss.read() }
 
-// Close detaches everything. It may be called twice.
+// Close detaches everything: devices and the rest at once, for the kernel waits
+// with each. It may be called twice.
 func (t *Tracer) Close() {
+	var devices sync.WaitGroup
 	if t.places != nil {
-		t.places.close()
-		t.places = nil
-	}
-	if t.ring != nil {
-		t.ring.close()
-		t.ring = nil
-	}
-	if t.stats != nil {
-		t.stats.Close()
-		t.stats = nil
+		t.places.stop()
+		devices.Go(t.places.detach)
 	}
 	if t.keeper != nil {
 		t.keeper.close()
@@ -364,6 +354,16 @@ func (t *Tracer) Close() {
 	if t.programs != nil {
 		t.programs.close()
 		t.programs = nil
+	}
+	devices.Wait()
+	t.places = nil
+	if t.ring != nil {
+		t.ring.close()
+		t.ring = nil
+	}
+	if t.stats != nil {
+		t.stats.Close()
+		t.stats = nil
 	}
 }
 
