@@ -65,6 +65,14 @@ func TestJourneys(t *testing.T) {
 			},
 		},
 		{
+			name: "vxlan", options: scenarios.Options{Lab: "meridio", External: "vxlan"}, same: strings.Clone,
+			cases: []journeyCase{
+				{name: "TCP", traffic: scenarios.Traffic{Source: port(41000)}},
+				{name: "TCP over IPv6", traffic: scenarios.Traffic{IPv6: true, Source: port(41001)}},
+				{name: "echo", send: ping("10.0.0.1")},
+			},
+		},
+		{
 			name: "ipvs", options: scenarios.Options{Lab: "ipvs"},
 			// Which director and which realserver it is.
 			same: strings.NewReplacer("-d2", "-d1", "-rs2", "-rs1", "-pod2", "-pod1",

@@ -45,6 +45,13 @@ type variant struct {
 	least  float64 // of the untraced rate; 0: shown, not judged
 }
 
+// What a trace with the default hooks may take to begin and to end, in the
+// machines of scenarios/vm.
+const (
+	attachLimit = 3 * time.Second
+	detachLimit = time.Second
+)
+
 // TestOverhead measures what tracing costs: the rate of packets through the
 // lab's load balancer with and without the tracer on its two devices,
 // interleaved in one run. `make bench` runs it.
@@ -89,18 +96,27 @@ func TestOverheadIPVS(t *testing.T) {
 	}
 	w := labUpWith(t, scenarios.Options{Lab: "ipvs"})
 	limits := map[string][2]float64{"6.1": {0.70, 0.35}, "6.12": {0.80, 0.45}}[kernelLine()] // 6.1 has no kprobe.multi
-	newForwarding(t, w, ipvsWay).compare(t, netip.MustParseAddr("10.54.213.149"), "", 7, time.Second, []variant{
+	costs := newForwarding(t, w, ipvsWay).compare(t, netip.MustParseAddr("10.54.213.149"), "", 7, time.Second, []variant{
 		{"untraced", nil, nil, 0},
 		{"armed, nothing matches", tracer.DefaultGroups, noMatch, limits[0]},
 		{"tracing every packet", tracer.DefaultGroups, []string{"udp"}, limits[1]},
 	})
+	var attach, detach []float64 // seconds
+	for _, c := range costs {
+		attach, detach = append(attach, c.Attach...), append(detach, c.Detach...)
+	}
+	t.Logf("attached in %.2f s (median of %d; quartiles %.2f %.2f), detached in %.2f s (quartiles %.2f %.2f)", median(attach), len(attach),
+		quantile(attach, .25), quantile(attach, .75), median(detach), quantile(detach, .25), quantile(detach, .75))
+	if median(attach) > attachLimit.Seconds() || median(detach) > detachLimit.Seconds() {
+		t.Errorf("want at most %s and %s", attachLimit, detachLimit)
+	}
 }
 
 var noMatch = []string{"tcp port 9 and host 203.0.113.9"}
 
 // compare measures the variants in turn, the first of them untraced, for d in each
-// round. Traced is namespace, "" is all.
-func (p *forwarding) compare(t *testing.T, dst netip.Addr, namespace string, rounds int, d time.Duration, variants []variant) {
+// round, and returns what each cost. Traced is namespace, "" is all.
+func (p *forwarding) compare(t *testing.T, dst netip.Addr, namespace string, rounds int, d time.Duration, variants []variant) []tracerCost {
 	t.Helper()
 	rates := make([][]float64, len(variants))
 	costs := make([]tracerCost, len(variants))
@@ -131,15 +147,20 @@ func (p *forwarding) compare(t *testing.T, dst netip.Addr, namespace string, rou
 			t.Errorf("%s keeps %.3f of the rate, want %.2f", v.name, kept, v.least)
 		}
 	}
+	return costs
 }
 
-// tracerCost is what a tracer process did.
-type tracerCost struct{ Records, Lost, CPU uint64 } // CPU: user and system, ns
+// tracerCost is what tracer processes did.
+type tracerCost struct {
+	Records, Lost, CPU uint64    // CPU: user and system, ns
+	Attach, Detach     []float64 // seconds, of each process
+}
 
 func (c *tracerCost) add(d tracerCost) {
 	c.Records += d.Records
 	c.Lost += d.Lost
 	c.CPU += d.CPU
+	c.Attach, c.Detach = append(c.Attach, d.Attach...), append(c.Detach, d.Detach...)
 }
 
 // counting is a sink that only counts: decoding is measured elsewhere.
@@ -205,6 +226,7 @@ func benchTracer(groups string) error {
 	if v := os.Getenv("WAYMARK_BENCH_NETNS"); v != "" {
 		namespaces = []string{v}
 	}
+	began := time.Now()
 	tr, err := tracer.Open(ctx, tracer.Options{
 		Filter: f, Netns: namespaces, Groups: strings.Split(groups, ","),
 		Sink: &counting{}, Log: zerolog.Nop(),
@@ -213,6 +235,7 @@ func benchTracer(groups string) error {
 		return err
 	}
 	defer tr.Close()
+	cost := tracerCost{Attach: []float64{time.Since(began).Seconds()}}
 	runtime.GC() // what loading left behind is not what tracing costs
 	before := cpuTime()
 	fmt.Println("ready")
@@ -223,8 +246,12 @@ func benchTracer(groups string) error {
 	if err := tr.Run(ctx); err != nil {
 		return err
 	}
-	records, lost := tr.Totals()
-	return json.NewEncoder(os.Stdout).Encode(tracerCost{records, lost, cpuTime() - before})
+	cost.Records, cost.Lost = tr.Totals()
+	cost.CPU = cpuTime() - before
+	ended := time.Now()
+	tr.Close()
+	cost.Detach = []float64{time.Since(ended).Seconds()}
+	return json.NewEncoder(os.Stdout).Encode(cost)
 }
 
 // cpuTime is the CPU time of this process so far, in ns.
