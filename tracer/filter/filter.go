@@ -18,8 +18,8 @@ type Filter struct {
 
 	frame   []bpf.Instruction // for frames with an Ethernet header
 	network []bpf.Instruction // for packets without: see Splice, filter_l3
-	vm      *bpf.VM           // runs frame
-	length  bool              // frame reads the packet's length
+
+	onFrame, onNetwork reference
 }
 
 // Parse compiles a filter: no arguments match every packet, three that read as
@@ -55,24 +55,17 @@ func Parse(args []string) (*Filter, error) {
 func compile(text string, tree node) (*Filter, error) {
 	f := &Filter{text: text, tree: tree, frame: program(tree, false), network: program(tree, true)}
 	var err error
-	if f.vm, err = bpf.NewVM(f.frame); err != nil {
+	if f.onFrame, err = newReference(f.frame); err == nil {
+		f.onNetwork, err = newReference(f.network)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("filter: compiling %q: %w", text, err)
 	}
-	f.length = readsLength(f.frame)
 	return f, nil
 }
 
 func program(tree node, networkOnly bool) []bpf.Instruction {
 	return assemble(newGraph(newGenerator(networkOnly).generate(tree)))
-}
-
-func readsLength(prog []bpf.Instruction) bool {
-	for _, ins := range prog {
-		if _, ok := ins.(bpf.LoadExtension); ok {
-			return true
-		}
-	}
-	return false
 }
 
 // String is the filter as it was given.
@@ -90,26 +83,4 @@ func (f *Filter) WithReply() *Filter {
 		panic(err) // both halves compiled before, and size is no matter here
 	}
 	return r
-}
-
-// Match decides about a frame as the kernel does: the reference for tests and
-// for reading recordings. wireLen is the frame's length before it was cut, in
-// bytes, and is what "len", "less" and "greater" look at.
-func (f *Filter) Match(frame []byte, wireLen int) bool {
-	vm := f.vm
-	if f.length && wireLen != len(frame) {
-		fixed := make([]bpf.Instruction, len(f.frame))
-		for i, ins := range f.frame {
-			if _, ok := ins.(bpf.LoadExtension); ok {
-				ins = bpf.LoadConstant{Dst: bpf.RegA, Val: uint32(wireLen)}
-			}
-			fixed[i] = ins
-		}
-		var err error
-		if vm, err = bpf.NewVM(fixed); err != nil {
-			return false // cannot be: f.frame differs in a constant
-		}
-	}
-	n, err := vm.Run(frame)
-	return err == nil && n != 0
 }

@@ -34,6 +34,7 @@ func FuzzParse(f *testing.F) {
 					t.Fatalf("%q matches, with its reply it does not", text)
 				}
 			}
+			_ = reply.MatchNetwork(frame[linkHeader:], 0x0800, len(frame))
 			if _, err := tcBody(reply.frame, suitsDirect(reply.frame)); err != nil && len(reply.frame) < maxInstructions {
 				t.Fatalf("%q: %v", text, err)
 			}
