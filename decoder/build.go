@@ -68,7 +68,7 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 		seq: sortKey{first.rec.TimeNs, o.root},
 	}
 	if o.loose != 0 {
-		j.ID = fmt.Sprintf("%s-x%d", j.Node, o.loose)
+		j.ID = fmt.Sprintf("%sx%d", s.idStart(), o.loose)
 		j.seq.trail = o.loose
 	}
 	b := builder{s: s, w: s.world, o: o, j: j, settled: settled}
@@ -82,6 +82,7 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	for i := range o.events {
 		b.event(&o.events[i])
 		b.had(&o.events[i].rec)
+		j.matched = j.matched || s.matches(o, &o.events[i])
 	}
 	for i := range b.branches {
 		b.natHops(&b.branches[i], len(j.Hops))

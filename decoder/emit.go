@@ -51,26 +51,30 @@ func (s *Stitcher) emit(all bool) {
 	}
 }
 
-// hand gives one journey to its readers, unless the session's options are
-// against it.
+// hand gives one journey to its readers, unless the session's options or the
+// reader's are against it.
 func (s *Stitcher) hand(j *Journey) {
 	se := &s.world.session
-	if se.MarkMask != 0 && !j.hadMark(se.Mark, se.MarkMask) || s.opt.MarkMask != 0 && !j.hadMark(s.opt.Mark, s.opt.MarkMask) {
+	if se.MarkMask != 0 && !j.hadMark(se.Mark, se.MarkMask) {
 		return
 	}
 	s.markLosses(j)
 	s.markShed(j)
+	// Here, so that what is left out changes nothing about the others: a reader
+	// who selects gets some of what is printed without selecting.
 	j.Flow, j.Reply = s.flows.name(j)
-	s.stats.Journeys++
+	s.handed.journeys++
+	wanted := s.opt.wants(j)
+	if wanted {
+		s.stats.Journeys++
+	}
 	for i := range j.drops {
-		d := j.drops[i]
-		s.stats.Drops++
-		if s.opt.EmitDrop != nil {
-			p := j.Packet
-			d.Type, d.Node, d.Packet, d.Journey = "drop", j.Node, &p, j.ID
-			s.opt.EmitDrop(&d)
+		s.handed.drops++
+		if wanted {
+			s.stats.Drops++
+			s.handDrop(j, j.drops[i])
 		}
-		if s.opt.Emit == nil && se.Limit > 0 && s.stats.Drops >= uint64(se.Limit) {
+		if s.opt.Emit == nil && se.Limit > 0 && s.handed.drops >= uint64(se.Limit) {
 			s.done = true
 			return
 		}
@@ -78,8 +82,20 @@ func (s *Stitcher) hand(j *Journey) {
 	if s.opt.Emit == nil {
 		return
 	}
-	s.opt.Emit(j)
-	s.done = se.Limit > 0 && s.stats.Journeys >= uint64(se.Limit)
+	if wanted {
+		s.opt.Emit(j)
+	}
+	s.done = se.Limit > 0 && s.handed.journeys >= uint64(se.Limit)
+}
+
+// handDrop gives a loss of j to its reader.
+func (s *Stitcher) handDrop(j *Journey, d Drop) {
+	if s.opt.EmitDrop == nil {
+		return
+	}
+	p := j.Packet
+	d.Type, d.Node, d.Packet, d.Journey = "drop", j.Node, &p, j.ID
+	s.opt.EmitDrop(&d)
 }
 
 // markLosses notes which lost records could have been the journey's.

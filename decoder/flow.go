@@ -112,13 +112,15 @@ type FlowDirection struct {
 	Drop     *Drop           `json:"drop,omitempty"` // the latest
 }
 
-// Flows groups journeys.
+// Flows groups journeys, those of each node by themselves.
 type Flows struct {
-	by    map[string]*flowState
+	by    map[flowOnNode]*flowState
 	order []*flowState
 	// Left counts journeys not summarised: no flow, or too many flows.
 	Left int
 }
+
+type flowOnNode struct{ node, flow string }
 
 type flowState struct {
 	sum FlowSummary
@@ -142,7 +144,7 @@ type wayCount struct {
 }
 
 // NewFlows returns an empty grouping.
-func NewFlows() *Flows { return &Flows{by: map[string]*flowState{}} }
+func NewFlows() *Flows { return &Flows{by: map[flowOnNode]*flowState{}} }
 
 // Add counts a journey.
 func (f *Flows) Add(j *Journey) {
@@ -150,14 +152,14 @@ func (f *Flows) Add(j *Journey) {
 		f.Left++
 		return
 	}
-	s := f.by[j.Flow]
+	s := f.by[flowOnNode{j.Node, j.Flow}]
 	if s == nil {
 		if len(f.order) >= maxFlows {
 			f.Left++
 			return
 		}
 		s = &flowState{sum: FlowSummary{Type: "flow", Node: j.Node, Flow: j.Flow, Start: j.Start, Complete: true}}
-		f.by[j.Flow] = s
+		f.by[flowOnNode{j.Node, j.Flow}] = s
 		f.order = append(f.order, s)
 	}
 	s.sum.Complete = s.sum.Complete && j.Complete

@@ -45,6 +45,12 @@ func FuzzStitcher(f *testing.F) {
 		flows := NewFlows()
 		st := NewStitcher(Options{
 			MaxOpen: maxOpen, LB: trenchLB{}, Linger: time.Millisecond,
+			Match: func(p PacketBytes) bool {
+				if p.WireLen < len(p.Data) {
+					t.Fatalf("%d bytes of a packet of %d", len(p.Data), p.WireLen)
+				}
+				return true
+			},
 			Emit: func(j *Journey) {
 				must(t, text.Journey(j))
 				must(t, js.Journey(j))

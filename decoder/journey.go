@@ -95,7 +95,8 @@ type Journey struct {
 	inner  tuple // the tuple an ICMP error talks about
 	syn    int   // 1: opens a connection, 2: answers that
 
-	had []uint32 // marks that records of it had
+	had     []uint32 // marks that records of it had
+	matched bool     // Options.Match took one of its packets
 }
 
 // Hop is one thing that happened to the packet at one place.

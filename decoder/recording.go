@@ -14,7 +14,8 @@
 // Every payload begins with the same head, little endian whatever the file's
 // byte order is:
 //
-//	0  8  "waymark" and 1, the layout's version
+//	0  7  "waymark"
+//	7  1  the layout's version, 1
 //	8  1  kind
 //	9  1  flags
 //	10 2  piece of a context: how many pieces came before
@@ -39,12 +40,20 @@ const RecordFormat = 1
 // ErrNoRecords says that a file is fine but no recording of waymark's.
 var ErrNoRecords = errors.New("no waymark records")
 
+// ErrNewerRecording says that a recording is of a format that this waymark does
+// not know yet.
+var ErrNewerRecording = errors.New("a newer waymark's recording")
+
 const (
 	// recordingPEN is the enterprise number set aside for documentation
 	// (RFC 5612); the magic tells ours from others that use it.
 	recordingPEN   = 32473
-	recordingMagic = "waymark\x01"
+	recordingName  = "waymark"
+	recordingMagic = recordingName + "\x01"
 	recordingHead  = 16
+	// recordingLayout is the version of the payloads' layout, in the magic. It
+	// changes only if the head itself does; what payloads hold has RecordFormat.
+	recordingLayout = 1
 
 	recordingApp = "waymark" // first word of the section's application
 )
@@ -100,8 +109,12 @@ func appendPayloadHead(dst []byte, h recordingHeader, n int) []byte {
 }
 
 // parsePayload takes apart b, the data of a custom option or block. ok is
-// false if it is not ours.
+// false if it is not ours; a newer waymark's is an error.
 func parsePayload(pen uint32, b []byte) (p recordingPayload, ok bool, err error) {
+	if pen == recordingPEN && len(b) > len(recordingName) && string(b[:len(recordingName)]) == recordingName && b[len(recordingName)] > recordingLayout {
+		return p, true, fmt.Errorf("%w: its blocks have layout %d, this waymark reads up to %d; use a newer waymark",
+			ErrNewerRecording, b[len(recordingName)], recordingLayout)
+	}
 	if pen != recordingPEN || len(b) < recordingHead || string(b[:len(recordingMagic)]) != recordingMagic {
 		return p, false, nil
 	}

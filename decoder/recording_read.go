@@ -40,8 +40,8 @@ type ReplayResult struct {
 // for byte and in their order, to sink, until the file's end or the sink's
 // first error, which is returned as it is. A file that is cut off is not an
 // error, see ReplayResult.Truncated. Other errors wrap pcapng.ErrNotPcapng,
-// pcapng.ErrCorrupt (everything before the damage was delivered) or
-// ErrNoRecords.
+// pcapng.ErrCorrupt (everything before the damage was delivered), ErrNoRecords
+// or ErrNewerRecording.
 func Replay(in io.Reader, sink Sink) (ReplayResult, error) {
 	p := replayer{sink: sink, in: pcapng.NewReader(in)}
 	err := p.run()
@@ -249,8 +249,8 @@ func (p *replayer) context(text []byte) error {
 		return recordingDamagef("context: %v", err)
 	}
 	if c.Session != nil && c.Session.Format > RecordFormat {
-		return fmt.Errorf("recording has format %d, this waymark reads up to %d: use waymark %s or newer",
-			c.Session.Format, RecordFormat, c.Session.Version)
+		return fmt.Errorf("%w: it has format %d, this waymark reads up to %d; use waymark %s or newer",
+			ErrNewerRecording, c.Session.Format, RecordFormat, c.Session.Version)
 	}
 	p.result.Contexts++
 	p.result.Ended = c.End != nil

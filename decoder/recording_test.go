@@ -360,7 +360,7 @@ func TestDamagedRecording(t *testing.T) {
 		var got tape
 		_, err := Replay(bytes.NewReader(damaged), &got)
 		var fault *pcapng.Error
-		if err != nil && !errors.As(err, &fault) && !errors.Is(err, ErrNoRecords) && !strings.Contains(err.Error(), "recording has format") {
+		if err != nil && !errors.As(err, &fault) && !errors.Is(err, ErrNoRecords) && !errors.Is(err, ErrNewerRecording) {
 			t.Fatal(err)
 		}
 		_, _ = Export(bytes.NewReader(damaged), ExportPcapng, func(ExportFile) (io.WriteCloser, error) {
@@ -393,6 +393,7 @@ func TestReplayRefuses(t *testing.T) {
 		return out.Bytes()
 	}
 	newer := recorded(t, []any{&Context{Session: &Session{Format: RecordFormat + 1, Version: "9.9"}}})
+	layout := bytes.ReplaceAll(recorded(t, journeyItems()), []byte(recordingMagic), []byte(recordingName+"\x02"))
 	damaged := recorded(t, journeyItems())
 	i := bytes.Index(damaged, []byte(`"session"`))
 	damaged[i] = '!'
@@ -408,7 +409,8 @@ func TestReplayRefuses(t *testing.T) {
 		"empty":        {nil, pcapng.ErrNotPcapng, "empty"},
 		"text":         {[]byte("hello, this is text"), pcapng.ErrNotPcapng, "looks like text"},
 		"classic pcap": {[]byte("\xd4\xc3\xb2\xa1\x02\x00\x04\x00\x00\x00\x00\x00"), pcapng.ErrNotPcapng, "classic pcap"},
-		"newer":        {newer, nil, "use waymark 9.9 or newer"},
+		"newer":        {newer, ErrNewerRecording, "use waymark 9.9 or newer"},
+		"newer layout": {layout, ErrNewerRecording, "layout 2, this waymark reads up to 1; use a newer waymark"},
 		"damaged":      {damaged, pcapng.ErrCorrupt, "context: invalid character"},
 		"cut content":  {append(cut, "..."...), nil, ""},
 	}

@@ -146,17 +146,26 @@ func (r *Recorder) writePacket(raw, snapshot []byte) error {
 	return nil
 }
 
-// tagged puts a VLAN tag that the kernel keeps beside the packet back to where
-// it is on the wire.
+// tagged is snapshot as it was on the wire; flags tell whether that differs.
 func (r *Recorder) tagged(snapshot []byte) (frame []byte, flags byte) {
-	if r.record.Flags&bpf.FlagVLAN == 0 || r.record.Flags&bpf.FlagL3 != 0 || len(snapshot) < vlanAt {
+	if !hasTagBeside(&r.record, snapshot) {
 		return snapshot, 0
 	}
-	tci := r.record.VlanTci
-	r.frame = append(r.frame[:0], snapshot[:vlanAt]...)
-	r.frame = append(r.frame, 0x81, 0x00, byte(tci>>8), byte(tci)) // 802.1Q
-	r.frame = append(r.frame, snapshot[vlanAt:]...)
+	r.frame = appendTagged(r.frame[:0], &r.record, snapshot)
 	return r.frame, flagTagAdded
+}
+
+// hasTagBeside tells whether the kernel keeps a VLAN tag beside the packet.
+func hasTagBeside(r *bpf.Record, snapshot []byte) bool {
+	return r.Flags&bpf.FlagVLAN != 0 && r.Flags&bpf.FlagL3 == 0 && len(snapshot) >= vlanAt
+}
+
+// appendTagged adds snapshot with that tag put back to where it is on the wire.
+func appendTagged(dst []byte, r *bpf.Record, snapshot []byte) []byte {
+	tci := r.VlanTci
+	dst = append(dst, snapshot[:vlanAt]...)
+	dst = append(dst, 0x81, 0x00, byte(tci>>8), byte(tci)) // 802.1Q
+	return append(dst, snapshot[vlanAt:]...)
 }
 
 // Context writes c, and uses it for the names of interfaces and places from

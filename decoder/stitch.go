@@ -4,6 +4,7 @@ package decoder
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"waymark/bpf"
@@ -52,6 +53,12 @@ type Options struct {
 	// mark & MarkMask == Mark & MarkMask, besides those that the session leaves
 	// out; a mask of 0 leaves out none.
 	Mark, MarkMask uint32
+	// Match leaves out journeys of which it takes no record's packet; nil takes
+	// all. Packets without bytes in the stream are not asked about.
+	Match func(PacketBytes) bool
+	// Only leaves out journeys that are none of these: outcomes, or
+	// OnlyIncomplete. Empty takes all.
+	Only []string
 	// MaxOpen bounds the journeys in memory; the one that was quiet for longest
 	// is cut off when there are more. Default DefaultMaxOpen.
 	MaxOpen int
@@ -91,7 +98,12 @@ type Stitcher struct {
 	loose  uint64  // journeys of records without a trail
 	count  int     // open journeys
 	stats  Stats
+	handed struct{ journeys, drops uint64 } // also those that Options leave out: what the session's limit counts
 	done   bool
+
+	// idNode is what ids begin with instead of the node's name; nil: nothing
+	// else. See Merge.
+	idNode func(node string) string
 }
 
 // NewStitcher returns a stitcher with no state.
@@ -447,8 +459,15 @@ func (s *Stitcher) release(o *openJourney) {
 	s.free = append(s.free, o)
 }
 
-func (s *Stitcher) id(trail uint64) string {
-	return fmt.Sprintf("%s-%d", s.world.session.Node, trail)
+func (s *Stitcher) id(trail uint64) string { return s.idStart() + strconv.FormatUint(trail, 10) }
+
+// idStart is what the ids of journeys begin with.
+func (s *Stitcher) idStart() string {
+	node := s.world.session.Node
+	if s.idNode != nil {
+		node = s.idNode(node)
+	}
+	return node + "-"
 }
 
 // wall turns boot clock ns into wall clock.

@@ -14,6 +14,7 @@ import (
 // TextOptions shape what a TextWriter prints.
 type TextOptions struct {
 	Color bool // ANSI colours
+	Nodes bool // flows name their node
 }
 
 // TextWriter prints for a person: a short line per hop.

@@ -16,7 +16,11 @@ func (w *TextWriter) Flow(f *FlowSummary) error {
 	for _, s := range there {
 		width = max(width, utf8.RuneCountInString(s))
 	}
-	w.printf("%s %s\n", f.Start.clock(), w.color(bold, f.Flow))
+	on := ""
+	if w.opt.Nodes {
+		on = "  on " + f.Node
+	}
+	w.printf("%s %s%s\n", f.Start.clock(), w.color(bold, f.Flow), on)
 	for i := range max(len(there), len(back)) {
 		var l, r string
 		if i < len(there) {
