@@ -18,6 +18,7 @@ import (
 // TestBadInputIsOneLineAndAnExitCode: whatever is wrong is said in one line,
 // on stderr, and never as a panic.
 func TestBadInputIsOneLineAndAnExitCode(t *testing.T) {
+	const stored = "../../scenarios/meridio/no-listener.pcapng"
 	dir := t.TempDir()
 	text := filepath.Join(dir, "text")
 	empty := filepath.Join(dir, "empty")
@@ -56,6 +57,15 @@ func TestBadInputIsOneLineAndAnExitCode(t *testing.T) {
 		{[]string{"replay", text}, exitUsage, "not a pcapng file"},
 		{[]string{"replay", empty}, exitUsage, "empty"},
 		{[]string{"replay", dir}, exitUsage, "directory"},
+		{[]string{"replay", stored, text}, exitUsage, "text: "},
+		{[]string{"replay", stored, "/no/such/file"}, exitUsage, "no such file"},
+		{[]string{"replay", "--filter", "tcp port", stored}, exitUsage, "at the end of"},
+		{[]string{"replay", "--filter", "tcp any 10.0.0.1:http2", stored}, exitUsage, "is not a port"},
+		{[]string{"replay", "--only", "dropped,lost", stored}, exitUsage, "choose from dropped, delivered, forwarded, consumed, open, incomplete"},
+		{[]string{"replay", "--speed", "fast", stored}, exitUsage, "such as 1x, or max"},
+		{[]string{"replay", "--speed", "1x", "--flows", stored}, exitUsage, "leave out --speed or --flows"},
+		{[]string{"replay", "--expect", "/no/such/file", stored}, exitUsage, "no such file"},
+		{[]string{"replay", "--expect", dir, stored}, exitUsage, "directory"},
 		{[]string{"export", "--format", "gif", text}, exitUsage, "pcapng, pcap or json"},
 		{[]string{"lab", "up", "atlantis"}, exitUsage, "meridio"},
 		{[]string{"completion", "tcsh"}, exitUsage, "bash or zsh"},

@@ -33,7 +33,7 @@ func runDrops(args []string) error {
 		return err
 	}
 	l.filter, l.log = fs.Args(), newLog(l.flags.verbose)
-	out := newPrinter(os.Stdout, l.flags.output, false)
+	out := newPrinter(os.Stdout, l.flags.output, false, false)
 	s := newStitcher(decoder.Options{EmitDrop: out.drop, EmitStatus: out.status})
 	l.sinks, l.done = []decoder.Sink{s, out}, func() bool { return s.Done() || out.err != nil }
 	if err := l.run(); err != nil {
@@ -41,7 +41,7 @@ func runDrops(args []string) error {
 		return err
 	}
 	s.Flush()
-	if err := out.finish(s); err != nil {
+	if err := out.finish(s.Status()); err != nil {
 		return err
 	}
 	if n := s.Stats().Drops; *fail && n > 0 {

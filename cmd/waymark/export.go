@@ -35,7 +35,7 @@ func runExport(args []string) error {
 	}
 	switch *format {
 	case "json":
-		return replay(fs.Arg(0), os.Stdout, replayOptions{output: "json"})
+		return replay(fs.Args(), os.Stdout, replayOptions{output: "json"})
 	case "pcapng", "pcap":
 	default:
 		return fmt.Errorf("--format %s: choose pcapng, pcap or json", *format)

@@ -3,111 +3,175 @@
 package main
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"strings"
+	"syscall"
 
 	"waymark/decoder"
+	"waymark/nfqlb"
+	"waymark/tracer/filter"
 )
 
-const replayHelp = `usage: waymark replay [-o text|json] [--flows] [--mark M[/MASK]] [--expect FILE]
-                      FILE
+const replayHelp = `usage: waymark replay [flags] FILE...
 
-Stitches a recording again and prints what the live trace printed. Needs no
-privileges and no particular kernel.
+Stitches recordings again and prints what the live traces printed, of several
+(of several nodes, say) in the order of time. Needs no privileges and no
+particular kernel. A journey is shown if any of its packets matches the filter.
 
 examples:
-  waymark replay vip.pcapng
-  waymark replay --mark 5048 vip.pcapng
+  waymark replay --only dropped --filter 'tcp any 10.0.0.1:5000' vip.pcapng
+  waymark replay --speed 1x --filter 'host 10.0.0.1' node1.pcapng node2.pcapng
   waymark replay -o json --expect vip.json vip.pcapng
 
 `
 
 func runReplay(args []string) error {
 	fs := newFlags("replay", replayHelp)
-	output := fs.StringP("output", "o", "text", "text or json (one object per line)")
-	flows := fs.Bool("flows", false, "summarise per flow instead of printing every journey")
-	drops := fs.Bool("drops", false, "print drops only, as `waymark drops` would have")
+	o := replayOptions{}
+	fs.StringVarP(&o.output, "output", "o", "text", "text or json (one object per line)")
+	fs.BoolVar(&o.flows, "flows", false, "summarise per flow instead of printing every journey")
+	fs.BoolVar(&o.drops, "drops", false, "print drops only, as waymark drops would have")
+	expr := fs.String("filter", "", "only packets that match `FILTER`, a five-tuple or pcap-filter(7) expression")
+	followReply := fs.Bool("follow-reply", true, "with --filter, the packets of the other direction as well")
+	only := fs.StringSlice("only", nil, "only journeys with these `OUTCOMES`: dropped, delivered, forwarded, consumed, open; or incomplete (repeatable)")
 	mark := fs.String("mark", "", "only packets that have `MARK[/MASK]` somewhere on the way")
-	expect := fs.String("expect", "", "compare with what is in `FILE` instead of printing; exit with 1 if it differs")
-	if err := parseFlags(fs, args, 1); err != nil {
+	speed := fs.String("speed", "max", "print as fast as it was recorded (1x), `N` times as fast (10x), or max")
+	expect := fs.String("expect", "", "compare with what is in `FILE` instead of printing; print the differences and exit with 1 if there are any")
+	if err := parseFlags(fs, args, -1); err != nil {
 		return err
-	}
-	if *output != "text" && *output != "json" {
-		return fmt.Errorf("-o %s: choose text or json", *output)
 	}
 	if fs.NArg() == 0 {
 		return errors.New("replay needs a recording: waymark replay FILE")
 	}
-	o := replayOptions{output: *output, flows: *flows, drops: *drops}
-	var err error
-	if o.mark, o.markMask, err = parseMark(*mark); err != nil {
+	if err := o.parse(*expr, *followReply, *only, *mark, *speed); err != nil {
 		return err
 	}
 	if *expect == "" {
-		return replay(fs.Arg(0), os.Stdout, o)
+		return replay(fs.Args(), os.Stdout, o)
 	}
-	want, err := os.ReadFile(*expect)
+	e, err := newExpectation(*expect, o.output == "json")
 	if err != nil {
-		return fmt.Errorf("read what to expect: %w", err)
-	}
-	var got bytes.Buffer
-	if err := replay(fs.Arg(0), &got, o); err != nil {
 		return err
 	}
-	return compare(want, got.Bytes())
+	defer e.close()
+	o.speed = 0
+	if err := replay(fs.Args(), e, o); err != nil {
+		return err
+	}
+	return e.judge(os.Stdout)
 }
 
-// replayOptions are what to print of a recording; markMask 0 is any mark.
+// replayOptions are what to print of recordings. The zero value of all but
+// output is everything, at once.
 type replayOptions struct {
 	output         string // text or json
 	flows, drops   bool
-	mark, markMask uint32
+	mark, markMask uint32         // mask 0: any mark
+	filter         *filter.Filter // nil: any packet
+	only           []string
+	speed          float64 // times as fast as recorded; 0: as fast as possible
 }
 
-func replay(path string, w io.Writer, o replayOptions) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open the recording: %w", err)
+// parse takes the flags that are more than a word.
+func (o *replayOptions) parse(expr string, followReply bool, only []string, mark, speed string) (err error) {
+	if o.output != "text" && o.output != "json" {
+		return fmt.Errorf("-o %s: choose text or json", o.output)
 	}
-	defer f.Close()
-	out := newPrinter(w, o.output, o.flows)
-	opts := decoder.Options{Mark: o.mark, MarkMask: o.markMask, EmitStatus: out.status}
-	if o.drops {
-		opts.EmitDrop = out.drop
-	} else {
-		opts.Emit = out.journey
+	if o.mark, o.markMask, err = parseMark(mark); err != nil {
+		return err
 	}
-	s := newStitcher(opts)
-	result, err := decoder.Replay(f, s)
-	s.Flush()
-	if err != nil {
-		out.flush()
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if result.Truncated {
-		fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: replayed up to there\n", path, result.Offset)
-	}
-	return out.finish(s)
-}
-
-// compare tells the first line where two outputs differ.
-func compare(want, got []byte) error {
-	w, g := bytes.Split(want, []byte("\n")), bytes.Split(got, []byte("\n"))
-	for i := range max(len(w), len(g)) {
-		var a, b []byte
-		if i < len(w) {
-			a = w[i]
+	if strings.TrimSpace(expr) != "" {
+		if o.filter, err = filter.Parse(strings.Fields(expr)); err != nil {
+			return err
 		}
-		if i < len(g) {
-			b = g[i]
+		if followReply {
+			o.filter = o.filter.WithReply()
 		}
-		if !bytes.Equal(a, b) {
-			fmt.Fprintf(os.Stdout, "line %d\n- %s\n+ %s\n", i+1, a, b)
-			return problem(fmt.Errorf("the replay differs from what was expected, first in line %d", i+1))
-		}
+	}
+	if err := decoder.CheckOnly(only); err != nil {
+		return fmt.Errorf("--only: %w", err)
+	}
+	o.only = only
+	if o.speed, err = parseSpeed(speed); err != nil {
+		return err
+	}
+	if o.flows && o.speed != 0 {
+		return errors.New("--speed: flows are summed up at the end, so leave out --speed or --flows")
 	}
 	return nil
+}
+
+// decoder are the options of each recording's stitcher.
+func (o *replayOptions) decoder() decoder.Options {
+	d := decoder.Options{LB: &nfqlb.Decider{}, Mark: o.mark, MarkMask: o.markMask, Only: o.only}
+	if o.filter != nil {
+		d.Match = func(p decoder.PacketBytes) bool {
+			if p.Network {
+				return o.filter.MatchNetwork(p.Data, p.EtherType, p.WireLen)
+			}
+			return o.filter.Match(p.Data, p.WireLen)
+		}
+	}
+	return d
+}
+
+// replay prints what the recordings in the files tell.
+func replay(paths []string, w io.Writer, o replayOptions) error {
+	var recordings []*decoder.Recording
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("open the recording: %w", err)
+		}
+		defer f.Close()
+		recordings = append(recordings, &decoder.Recording{In: f, Options: o.decoder(), Drops: o.drops})
+	}
+	ctx := context.Background()
+	if o.speed != 0 {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+	}
+	out := newPrinter(w, o.output, o.flows, len(paths) > 1)
+	pace := newPace(o.speed)
+	for t := range decoder.Merge(recordings) {
+		if !pace.until(ctx, t.Time(), out.flush) {
+			break
+		}
+		out.told(t)
+		if out.err != nil {
+			break
+		}
+	}
+	for i, r := range recordings {
+		if r.Err != nil {
+			out.flush()
+			return fmt.Errorf("%s: %w", paths[i], r.Err)
+		}
+	}
+	var statuses []*decoder.Status
+	for i, r := range recordings {
+		if r.Result.Truncated {
+			fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: replayed up to there\n", paths[i], r.Result.Offset)
+		}
+		statuses = append(statuses, r.Status)
+	}
+	tellOverlaps(paths, recordings)
+	return out.finish(statuses...)
+}
+
+// tellOverlaps says which recordings may tell of one packet twice.
+func tellOverlaps(paths []string, recordings []*decoder.Recording) {
+	for i, a := range recordings {
+		for j := i + 1; j < len(recordings); j++ {
+			if b := recordings[j]; a.Overlaps(b) {
+				fmt.Fprintf(os.Stderr, "waymark: %s and %s are of the same node, %s, and of the same time: a packet that both recorded is told twice\n", paths[i], paths[j], a.Node)
+			}
+		}
+	}
 }

@@ -39,7 +39,7 @@ func runTrace(args []string) error {
 		return err
 	}
 	l.filter, l.log = fs.Args(), newLog(l.flags.verbose)
-	out := newPrinter(os.Stdout, l.flags.output, *flows)
+	out := newPrinter(os.Stdout, l.flags.output, *flows, false)
 	s := newStitcher(decoder.Options{Emit: out.journey, EmitStatus: out.status})
 	l.sinks, l.done = []decoder.Sink{s, out}, func() bool { return s.Done() || out.err != nil }
 	if err := l.run(); err != nil {
@@ -47,7 +47,7 @@ func runTrace(args []string) error {
 		return err
 	}
 	s.Flush()
-	return out.finish(s)
+	return out.finish(s.Status())
 }
 
 // newStitcher is the stitcher of every command: live and replay are the same
@@ -69,9 +69,10 @@ type printer struct {
 	err   error          // first error of writing; nothing is printed after it
 }
 
-func newPrinter(w io.Writer, output string, flows bool) *printer {
+// newPrinter returns a printer to w; nodes: flows name their node.
+func newPrinter(w io.Writer, output string, flows, nodes bool) *printer {
 	p := &printer{buf: bufio.NewWriterSize(w, 64<<10)}
-	p.w = newWriter(p.buf, output)
+	p.w = newWriter(p.buf, output, decoder.TextOptions{Color: w == os.Stdout && colorful(os.Stdout), Nodes: nodes})
 	if flows {
 		p.flows = decoder.NewFlows()
 	}
@@ -89,11 +90,23 @@ func (p *printer) Context(c *decoder.Context) error {
 	return nil
 }
 
-func newWriter(w io.Writer, output string) decoder.Writer {
+func newWriter(w io.Writer, output string, o decoder.TextOptions) decoder.Writer {
 	if output == "json" {
 		return decoder.NewJSONWriter(w)
 	}
-	return decoder.NewTextWriter(w, decoder.TextOptions{Color: colorful(os.Stdout)})
+	return decoder.NewTextWriter(w, o)
+}
+
+// told prints one thing that a recording tells.
+func (p *printer) told(t decoder.Told) {
+	switch {
+	case t.Journey != nil:
+		p.journey(t.Journey)
+	case t.Drop != nil:
+		p.drop(t.Drop)
+	case t.Status != nil:
+		p.status(t.Status)
+	}
 }
 
 func (p *printer) journey(j *decoder.Journey) {
@@ -116,17 +129,19 @@ func (p *printer) keep(err error) {
 	}
 }
 
-// finish prints what comes at the end and returns the first error. A reader
-// that went away (a closed pipe) is no error.
-func (p *printer) finish(s *decoder.Stitcher) error {
+// finish prints what comes at the end and returns the first error; each status
+// tells what a stream lost. A reader that went away (a closed pipe) is no error.
+func (p *printer) finish(statuses ...*decoder.Status) error {
 	if p.flows != nil {
 		for _, f := range p.flows.Summaries() {
 			p.keep(p.w.Flow(f))
 		}
 	}
 	p.flush()
-	if st := s.Stats(); st.Lost > 0 || st.Untracked > 0 || st.Evicted > 0 {
-		_ = decoder.NewTextWriter(os.Stderr, decoder.TextOptions{}).Status(s.Status())
+	for _, s := range statuses {
+		if s.Lost > 0 || s.Untracked > 0 || s.Evicted > 0 {
+			_ = decoder.NewTextWriter(os.Stderr, decoder.TextOptions{}).Status(s)
+		}
 	}
 	if errors.Is(p.err, syscall.EPIPE) {
 		return nil
