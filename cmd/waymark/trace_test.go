@@ -376,6 +376,10 @@ func TestReadmeShowsWhatIsPrinted(t *testing.T) {
 			t.Errorf("README.md does not show what is printed for %s:\n%s", name, out)
 		}
 	}
+	selected, _, _ := run0(t, "replay", "--only", "dropped", "--filter", "tcp any 10.0.0.1:5000", "--flows", healthy, noListener)
+	if command := "# waymark replay --only dropped --filter 'tcp any 10.0.0.1:5000' --flows healthy-v4.pcapng no-listener.pcapng\n"; !strings.Contains(readme, command+selected) {
+		t.Errorf("README.md does not show what is printed of two recordings:\n%s", selected)
+	}
 	for _, c := range commands() {
 		if line := fmt.Sprintf("%-10s %s\n", c.name, c.brief); !c.hidden && !strings.Contains(readme, line) {
 			t.Errorf("README.md lacks %q", line)
