@@ -108,8 +108,8 @@ func (s *Stitcher) markLosses(j *Journey) {
 		if l.From > j.until || l.To+uint64(s.opt.Linger) < j.seq.start {
 			continue
 		}
-		if l.Hook == uint16(bpf.HookKfreeSkbmem) && j.ends {
-			continue // this hook tells of ends only, and has told of these
+		if j.ends && (l.Hook == uint16(bpf.HookKfreeSkbmem) || l.Hook == uint16(bpf.HookConsumeSkb)) {
+			continue // these hooks tell of ends only, and have told of its own
 		}
 		same := func(o Loss) bool { return o.Hook == l.Hook && o.Kind == l.Kind }
 		if i := slices.IndexFunc(sums, same); i >= 0 {

@@ -214,9 +214,15 @@ func TestLoss(t *testing.T) {
 	}
 }
 
-// TestLossOfEnds: where the hook that sees memory given back was passed by, only
-// packets whose end is not told may have been its.
+// TestLossOfEnds: where a hook that sees ends alone was passed by, only packets
+// whose end is not told may have been its.
 func TestLossOfEnds(t *testing.T) {
+	for name, hook := range map[string]bpf.Hook{"kfree_skbmem": bpf.HookKfreeSkbmem, "consume_skb": bpf.HookConsumeSkb} {
+		t.Run(name, func(t *testing.T) { testLossOfEnds(t, name, hook) })
+	}
+}
+
+func testLossOfEnds(t *testing.T, name string, hook bpf.Hook) {
 	s := newStream(t, newTrench())
 	for i, end := range []bool{true, false} {
 		p := s.tcp(uint64(i)+1, uint64(i)*1_000_000, client4, 40000, vip4, 5000, syn).request()
@@ -225,9 +231,9 @@ func TestLossOfEnds(t *testing.T) {
 			p.after(us).write(bpf.HookKfreeSkbmem, 0, 0)
 		}
 	}
-	s.add(&Context{Time: base + 100_000_000, Loss: &Loss{From: base, To: base + 100_000_000, Hook: uint16(bpf.HookKfreeSkbmem), Count: 2, Kind: "missed"}})
+	s.add(&Context{Time: base + 100_000_000, Loss: &Loss{From: base, To: base + 100_000_000, Hook: uint16(hook), Count: 2, Kind: "missed"}})
 	js := s.run(Options{})
-	if len(js) != 2 || !js[0].Complete || js[1].Complete || !strings.Contains(js[1].Notes[0], "passed by the kfree_skbmem hook 2 times") {
+	if len(js) != 2 || !js[0].Complete || js[1].Complete || !strings.Contains(js[1].Notes[0], "passed by the "+name+" hook 2 times") {
 		t.Errorf("complete: %v %v, notes %v", js[0].Complete, js[1].Complete, js[1].Notes)
 	}
 }
