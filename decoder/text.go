@@ -22,6 +22,8 @@ type TextWriter struct {
 	w   io.Writer
 	opt TextOptions
 	b   []byte
+
+	lines []textLine // of the journey being printed
 }
 
 // NewTextWriter returns a writer to w; every call is one Write.
@@ -62,6 +64,38 @@ const (
 func (w *TextWriter) Journey(j *Journey) error {
 	w.printf("%s %s  %s\n", j.Start.clock(), w.color(bold, j.Packet.text()), w.color(dim, "#"+j.ID))
 	width := j.placeWidth()
+	for _, l := range w.journeyLines(j) {
+		w.line(&l, width)
+	}
+	return w.flush()
+}
+
+// textLine is one line about a journey. The page has the same lines.
+type textLine struct {
+	kind string // what it tells of: GROUP/HOOK, or one of the line kinds
+	t    uint64 // ns since the start
+
+	// The place; without one it says more about the line before.
+	box string // namespace, or the pod that stands for it
+	dev string
+
+	what, mark string
+	trail      uint64 // of a copy
+}
+
+func (l *textLine) place() string { return place(l.box, l.dev) }
+
+// Kinds of lines that tell no hop.
+const (
+	lineEnd     = "end" // the outcome, of a loss too
+	lineBecause = "because"
+	lineAdvice  = "advice"
+	lineNote    = "note"
+)
+
+// journeyLines are the lines below the headline; they hold until the next call.
+func (w *TextWriter) journeyLines(j *Journey) []textLine {
+	w.lines = w.lines[:0]
 	for i := range j.Hops {
 		h := &j.Hops[i]
 		if d, ok := h.Detail.(*DropDetail); ok && d.Normal == "" && j.Drop != nil && i == j.dropHop() {
@@ -70,31 +104,37 @@ func (w *TextWriter) Journey(j *Journey) error {
 		if d, ok := h.Detail.(*NetfilterDetail); ok && d.dull(h.Verdict) {
 			continue
 		}
-		w.line(h.TNs, h.place(), width, w.hop(h), h.markText())
+		w.lines = append(w.lines, textLine{
+			kind: h.Group + "/" + h.Hook, t: h.TNs, box: cmp.Or(h.Pod, h.Netns), dev: h.Dev, what: w.hop(h), mark: h.markText(), trail: h.Trail,
+		})
 	}
-	w.last(j, width)
+	w.last(j)
 	for _, n := range j.Notes {
-		w.line(0, "", width, w.color(yellow, "note: "+n), "")
+		w.more(lineNote, w.color(yellow, "note: "+n))
 	}
-	return w.flush()
+	return w.lines
 }
 
-// line prints one aligned line; t is ns since the start, left out if place is
-// empty.
-func (w *TextWriter) line(t uint64, place string, width int, what, mark string) {
-	at := ""
+// more adds a line that says more about the one before.
+func (w *TextWriter) more(kind, what string) {
+	w.lines = append(w.lines, textLine{kind: kind, what: what})
+}
+
+// line prints one aligned line.
+func (w *TextWriter) line(l *textLine, width int) {
+	at, place := "", l.place()
 	if place != "" {
-		at = micros(t)
+		at = micros(l.t)
 	}
-	w.printf("%*s  %-*s  %s", timeWidth, at, width, place, what)
-	if mark != "" {
-		w.printf("   %s", mark)
+	w.printf("%*s  %-*s  %s", timeWidth, at, width, place, l.what)
+	if l.mark != "" {
+		w.printf("   %s", l.mark)
 	}
 	w.b = append(w.b, '\n')
 }
 
-// last is the line with the outcome, and for a loss what it was.
-func (w *TextWriter) last(j *Journey, width int) {
+// last adds the line with the outcome, and for a loss what it was.
+func (w *TextWriter) last(j *Journey) {
 	end := &j.end
 	what := ""
 	switch j.Outcome {
@@ -104,8 +144,8 @@ func (w *TextWriter) last(j *Journey, width int) {
 		if i := j.dropHop(); i >= 0 {
 			t = j.Hops[i].TNs
 		}
-		w.line(t, d.place(), width, w.dropped(d.Reason, d.At), "")
-		w.why(d, width)
+		w.lines = append(w.lines, textLine{kind: lineEnd, t: t, box: cmp.Or(d.Pod, d.Netns), dev: d.Dev, what: w.dropped(d.Reason, d.At)})
+		w.why(d)
 		return
 	case Delivered:
 		what = w.color(green, "delivered")
@@ -128,7 +168,7 @@ func (w *TextWriter) last(j *Journey, width int) {
 			what = w.color(yellow, fmt.Sprintf("open: it still waits in queue %d", *end.queue))
 		}
 	}
-	w.line(end.t, cmp.Or(end.netns, j.Node), width, what, "")
+	w.lines = append(w.lines, textLine{kind: lineEnd, t: end.t, box: cmp.Or(end.netns, j.Node), what: what})
 }
 
 func (w *TextWriter) dropped(reason, at string) string {
@@ -139,12 +179,12 @@ func (w *TextWriter) dropped(reason, at string) string {
 	return s
 }
 
-func (w *TextWriter) why(d *Drop, width int) {
+func (w *TextWriter) why(d *Drop) {
 	if d.Because != "" {
-		w.line(0, "", width, "because "+d.Because, "")
+		w.more(lineBecause, "because "+d.Because)
 	}
 	if d.Advice != "" {
-		w.line(0, "", width, "advice: "+d.Advice, "")
+		w.more(lineAdvice, "advice: "+d.Advice)
 	}
 }
 

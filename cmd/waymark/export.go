@@ -12,14 +12,17 @@ import (
 
 const exportHelp = `usage: waymark export [--format pcapng|pcap] [--dir DIR] FILE
        waymark export --format json FILE
+       waymark export --html PAGE FILE
 
-Turns a recording into one plain capture file per device, or prints its
-journeys as JSON.
+Turns a recording into one plain capture file per device, prints its journeys
+as JSON, or makes one page of it to look at in a browser: the namespaces with
+their devices, each packet's way through them, and what happened there.
 
 examples:
   waymark export vip.pcapng
   waymark export --format pcap --dir /tmp/vip vip.pcapng
   waymark export --format json vip.pcapng
+  waymark export --html vip.html vip.pcapng
 
 `
 
@@ -27,11 +30,18 @@ func runExport(args []string) error {
 	fs := newFlags("export", exportHelp)
 	format := fs.String("format", "pcapng", "pcapng, pcap or json")
 	dir := fs.String("dir", ".", "`DIR` for the files, made if it is not there")
+	page := fs.String("html", "", "make one page, `PAGE`, instead; it needs no network")
 	if err := parseFlags(fs, args, 1); err != nil {
 		return err
 	}
 	if fs.NArg() == 0 {
 		return errors.New("export needs a recording: waymark export FILE")
+	}
+	if *page != "" {
+		if fs.Changed("format") || fs.Changed("dir") {
+			return errors.New("--html makes one page: leave out --format and --dir")
+		}
+		return exportHTML(fs.Arg(0), *page)
 	}
 	switch *format {
 	case "json":

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The page in a real browser, where there is one.
+
+package decoder_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	. "waymark/decoder"
+)
+
+// browse gives what a browser has made of a page, as HTML. There is no need for
+// a browser elsewhere, so its absence is never a failure, but it is said.
+func browse(t *testing.T, page, fragment, size string) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: a browser takes seconds")
+	}
+	var browser string
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			browser = path
+			break
+		}
+	}
+	if browser == "" {
+		t.Log("SKIPPED: no browser here, so the page was drawn by none (apt install chromium)")
+		return ""
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "page.html")
+	must(t, os.WriteFile(file, []byte(page), 0o600))
+	args := []string{
+		"--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--user-data-dir=" + filepath.Join(dir, "profile"),
+		"--window-size=" + size, "--dump-dom",
+	}
+	if os.Geteuid() == 0 {
+		args = append(args, "--no-sandbox") // it has none for root
+	}
+	cmd := exec.Command(browser, append(args, "file://"+file+fragment)...)
+	var out, complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v: %s", browser, err, complaints.String())
+	}
+	return out.String()
+}
+
+// drawn is the part of the page that its script made, and after how many
+// milliseconds it was done.
+func drawn(t *testing.T, dom string) (body string, ms int) {
+	t.Helper()
+	m := regexp.MustCompile(`data-drawn="(\d+)"`).FindStringSubmatch(dom)
+	if m == nil {
+		t.Fatalf("the page's script did not come to its end:\n%.3000s", dom)
+	}
+	ms, _ = strconv.Atoi(m[1])
+	_, body, _ = strings.Cut(dom, "<body>")
+	body, _, _ = strings.Cut(body, "<noscript>")
+	return body, ms
+}
+
+func TestHTMLShowsWhereAPacketDied(t *testing.T) {
+	s := newStream(t, newTrench())
+	s.tcp(1, 0, client4, 40000, vip4, 5000, syn).request()
+	s.tcp(2, 200_000, vip4, 5000, client4, 40000, synAck).reply()
+	s.tcp(3, 900_000, client4, 40001, vip4, 5000, syn).requestToLB().drop(nsLB, nsm1, 20*us, rNotSpecified, atNFQueue)
+	page, _ := pageOf(t, s, HTMLOptions{Title: "three packets"})
+	for _, size := range []string{"1400,900", "390,800"} {
+		dom := browse(t, page, "", size)
+		if dom == "" {
+			return
+		}
+		body, _ := drawn(t, dom)
+		for _, want := range []string{
+			`<section id="end" aria-live="polite" class="dropped">`, "NOT_SPECIFIED at nf_queue", "because", "advice:",
+			`class="stop num-end dropped"`, `class="box on dead"`, `<li class="k-end end dropped"`,
+			"dropped 1", "delivered 2", ">three packets<",
+		} {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s: the page does not show %s", size, want)
+			}
+		}
+		// The packet that is asked for by its name.
+		body, _ = drawn(t, browse(t, page, "#"+pageID(t, page, 0), size))
+		for _, want := range []string{`class="stop num-end delivered"`, `aria-label="the way of the packet: wm-meridio-gw/ext0, wm-meridio-lb/nsm-1, `, "mark 0 → 0x13b8 (5048)"} {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s: the first packet's page does not show %s", size, want)
+			}
+		}
+	}
+}
+
+func pageID(t *testing.T, page string, n int) string { return readPage(t, page).journeys[n].ID }
+
+func TestHTMLObeysNoNameInABrowser(t *testing.T) {
+	page, _ := pageOf(t, evilStream(t), HTMLOptions{Title: evil[0]})
+	dom := browse(t, page, "", "1400,900")
+	if dom == "" {
+		return
+	}
+	body, _ := drawn(t, dom)
+	if strings.Contains(dom, "<title>obeyed") || strings.Contains(body, "<img") || strings.Contains(body, "<script>") {
+		t.Error("a name of the recording became part of the page")
+	}
+	if !strings.Contains(body, "&lt;/script&gt;&lt;script&gt;") {
+		t.Error("the name is not shown")
+	}
+}
+
+// TestHTMLOfTenThousand: the list makes only what can be seen.
+func TestHTMLOfTenThousand(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: 10,000 journeys take seconds")
+	}
+	s := newStream(t, newTrench())
+	const n = 10_000
+	for i := range uint64(n / 2) {
+		at, port := i*400_000, uint16(20000+i)
+		p := s.tcp(2*i+1, at, client4, port, vip4, 5000, syn).requestToLB()
+		if i%50 == 49 {
+			p.drop(nsLB, nsm1, 20*us, rNotSpecified, atNFQueue)
+		} else {
+			p.balanced().toTarget().consumed(us, atConsume)
+		}
+		s.tcp(2*i+2, at+200_000, vip4, 5000, client4, port, synAck).reply().consumed(us, atConsume)
+	}
+	page, _ := pageOf(t, s, HTMLOptions{Title: "ten thousand"})
+	d := readPage(t, page)
+	if len(d.journeys) != n {
+		t.Fatalf("%d journeys on the page, want %d", len(d.journeys), n)
+	}
+	if len(page) > 8<<20 {
+		t.Errorf("the page has %d bytes", len(page))
+	}
+	if file := os.Getenv("WAYMARK_PAGE"); file != "" { // to look at
+		must(t, os.WriteFile(file, []byte(page), 0o644))
+	}
+	dom := browse(t, page, "", "1400,900")
+	if dom == "" {
+		return
+	}
+	body, ms := drawn(t, dom)
+	rows := strings.Count(body, `role="option"`)
+	t.Logf("%d journeys: %d KB, drawn after %d ms with %d rows of the list", n, len(page)>>10, ms, rows)
+	if rows == 0 || rows > 60 || !strings.Contains(body, `aria-setsize="5002"`) {
+		t.Errorf("%d rows of the list are made", rows)
+	}
+	if !strings.Contains(body, "10,000 packets in 5,000 flows") {
+		t.Error("the head does not say how many there are")
+	}
+}
