@@ -3,6 +3,7 @@
 package decoder_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"slices"
@@ -43,6 +44,8 @@ func FuzzStitcher(f *testing.F) {
 		const maxOpen = 8
 		text, js := NewTextWriter(io.Discard, TextOptions{Color: true}), NewJSONWriter(io.Discard)
 		flows := NewFlows()
+		var html bytes.Buffer
+		page := NewHTMLWriter(&html, HTMLOptions{})
 		st := NewStitcher(Options{
 			MaxOpen: maxOpen, LB: trenchLB{}, Linger: time.Millisecond,
 			Match: func(p PacketBytes) bool {
@@ -54,6 +57,7 @@ func FuzzStitcher(f *testing.F) {
 			Emit: func(j *Journey) {
 				must(t, text.Journey(j))
 				must(t, js.Journey(j))
+				must(t, page.Journey(j))
 				flows.Add(j)
 			},
 			EmitDrop:   func(d *Drop) { must(t, text.Drop(d)); must(t, js.Drop(d)) },
@@ -66,6 +70,7 @@ func FuzzStitcher(f *testing.F) {
 			if kind&1 == 1 {
 				var c Context
 				if json.Unmarshal(body, &c) == nil {
+					must(t, page.Context(&c))
 					must(t, st.Context(&c))
 				}
 				continue
@@ -85,6 +90,8 @@ func FuzzStitcher(f *testing.F) {
 		if !st.Done() && st.Stats().Open != 0 {
 			t.Fatal("Flush left journeys open")
 		}
+		must(t, page.Close())
+		readPage(t, html.String())
 		for _, s := range flows.Summaries() {
 			must(t, text.Flow(s))
 			must(t, js.Flow(s))

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 //go:embed html/page.html
@@ -215,6 +216,9 @@ func appendJSON(b []byte, v any) []byte {
 	return append(b, text...)
 }
 
+// Journeys is how many are on the page, and how many were left out.
+func (p *HTMLWriter) Journeys() (shown int, left uint64) { return p.written, p.left }
+
 // begin writes what comes before the journeys.
 func (p *HTMLWriter) begin() {
 	if p.begun {
@@ -258,7 +262,9 @@ func (p *HTMLWriter) world() *pageWorld {
 	for id := range p.devices {
 		ids = append(ids, id)
 	}
-	slices.SortFunc(ids, func(a, b pageDeviceID) int { return cmp.Or(cmp.Compare(a.netns, b.netns), cmp.Compare(a.index, b.index)) })
+	slices.SortFunc(ids, func(a, b pageDeviceID) int {
+		return cmp.Or(cmp.Compare(a.netns, b.netns), cmp.Compare(a.index, b.index))
+	})
 	for _, id := range ids {
 		n, ok := p.boxes[p.names[id.netns]]
 		if !ok {
@@ -277,12 +283,12 @@ func (p *HTMLWriter) world() *pageWorld {
 // pageParts are what comes before and after the data. The policy names the
 // style and the script by their hashes: nothing that a recording says can be
 // either, and nothing is loaded.
-func pageParts() (head, foot string) {
+var pageParts = sync.OnceValues(func() (head, foot string) {
 	policy := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src " + sourceHash(pageStyle) + "; script-src " + sourceHash(pageScript)
 	frame := strings.NewReplacer("{policy}", policy, "{style}", pageStyle, "{script}", pageScript).Replace(pageFrame)
 	head, foot, _ = strings.Cut(frame, "{data}\n")
 	return head, foot
-}
+})
 
 // sourceHash names an inline element's content for a Content Security Policy
 // (CSP level 3).

@@ -18,10 +18,10 @@ import (
 // pageData is what a page has for its script.
 type pageData struct {
 	journeys []struct {
-		ID    string `json:"i"`
-		Clock string `json:"c"`
-		Flow  int    `json:"f"`
-		Head  int    `json:"p"`
+		ID    string     `json:"i"`
+		Clock string     `json:"c"`
+		Flow  int        `json:"f"`
+		Head  int        `json:"p"`
 		L     [][]uint64 `json:"l"`
 	}
 	world struct {

@@ -57,7 +57,15 @@ func exportHTML(recording, path string) error {
 	if damage != nil {
 		return fmt.Errorf("%s: %w", recording, damage)
 	}
-	fmt.Printf("%d packets on %s: open it in a browser\n", s.Stats().Journeys, path)
+	shown, left := page.Journeys()
+	fmt.Printf("%s: %d packet", path, shown)
+	if shown != 1 {
+		fmt.Print("s")
+	}
+	if left > 0 {
+		fmt.Printf(", %d more are left out", left)
+	}
+	fmt.Println("; open it in a browser")
 	return nil
 }
 
@@ -72,7 +80,9 @@ func (k pageSink) Record(raw []byte) error { return k.s.Record(raw) }
 
 // Context implements decoder.Sink. The page knows a device before the journeys
 // that the stitcher ends with this context.
-func (k pageSink) Context(c *decoder.Context) error { return errors.Join(k.p.Context(c), k.s.Context(c)) }
+func (k pageSink) Context(c *decoder.Context) error {
+	return errors.Join(k.p.Context(c), k.s.Context(c))
+}
 
 // pageFile is made when its first bytes come: what is no recording costs no
 // older page.

@@ -43,9 +43,14 @@ const order = [];        // pairs of boxes, in the direction of who spoke first
   for (const j of journeys) {
     const last = new Map();
     for (const a of j.l) {
-      if (!deviceKinds.has(a[0]) || !a[3]) continue;
+      if (!a[3]) continue;
+      if (!deviceKinds.has(a[0])) {
+        if (S[a[0]] === "end" && a[4]) chipOf(a[3] - 1, S[a[4]]); // it may have died before any device of the box
+        continue;
+      }
       const c = chipOf(a[3] - 1, S[a[4] || 0]), trail = a[6] || 0, p = last.get(trail) || last.get(0);
       last.set(trail, c);
+      c.seen = true;
       if (!p || p.box === c.box) continue;
       const pair = j.r ? [c.box.n, p.box.n] : [p.box.n, c.box.n], id = pair.join();
       if (!seen.has(id + (j.r ? "r" : ""))) { seen.add(id + (j.r ? "r" : "")); (j.r ? later : order).push(pair); }
@@ -325,26 +330,32 @@ function heat(no) {
 const widest = 138, chipH = 24, most = 8, crowd = 14;
 
 function drawMap(j, steps) {
-  const ours = new Set(), used = new Set(); // boxes of this flow, and devices
-  for (const x of j.flow.all.slice(0, 500)) for (const a of x.l) if (a[3]) ours.add(a[3] - 1);
+  const ours = new Set(), keep = new Set(), used = new Set(); // boxes and devices of this flow, devices of this packet
+  for (const x of j.flow.all.slice(0, 500)) for (const a of x.l) {
+    if (!a[3]) continue;
+    ours.add(a[3] - 1);
+    const c = a[4] && boxes[a[3] - 1].chips.get(S[a[4]]);
+    if (c) keep.add(c);
+  }
   for (const s of steps) {
     ours.add(s.box);
     if (s.dev && boxes[s.box].chips.has(s.dev)) used.add(boxes[s.box].chips.get(s.dev));
   }
   const room = $("map").clientWidth - 26;
   let shownBoxes = boxes.filter((b) => boxes.length <= crowd || ours.has(b.n));
-  let plan = across(shownBoxes, used);
+  const end = steps.find((s) => s.kind === "end");
+  const tail = end && { box: end.box, far: endFar(steps.slice(steps.findLastIndex((s) => s.group === "device" && !s.trail) + 1).length - 1) };
+  let plan = across(shownBoxes, keep, tail);
   let down = false;
   if (plan.w * 0.74 > room) {
     const few = boxes.filter((b) => ours.has(b.n));
-    const smaller = across(few, used);
+    const smaller = across(few, keep, tail);
     if (smaller.w * 0.74 <= room) { plan = smaller; shownBoxes = few; }
-    else { plan = along(few, used, Math.min(room, 520), steps.find((s) => s.kind === "end")); shownBoxes = few; down = true; }
+    else { plan = along(few, keep, Math.min(room, 520), tail); shownBoxes = few; down = true; }
   }
   const root = svg("svg", { viewBox: "0 0 " + plan.w + " " + plan.h, width: down ? plan.w : Math.min(plan.w, room), role: "img", "aria-label": "the way of the packet: " + steps.map(placeOf).join(", ") });
   root.append(svg("defs", {}, svg("marker", { id: "tip", viewBox: "0 0 10 10", refX: 8, refY: 5, markerWidth: 11, markerHeight: 11, markerUnits: "userSpaceOnUse", orient: "auto" }, svg("path", { d: "M0 0L10 5L0 10Z", class: "tip" }))));
   const on = new Set(steps.map((s) => s.box));
-  const end = steps.find((s) => s.kind === "end");
   for (const b of shownBoxes) {
     const dead = end && outcome(j) === "dropped" && end.box === b.n;
     const g = svg("g", { class: "box" + (on.has(b.n) ? " on" : "") + (dead ? " dead" : "") },
@@ -360,14 +371,17 @@ function drawMap(j, steps) {
   $("map").replaceChildren(root, skipped ? el("figcaption", {}, several(skipped, "more namespace") + " in this recording " + (skipped === 1 ? "is" : "are") + " not on this flow's way") : "");
 }
 
+// endFar is how far behind a device the end is drawn, with so many numbers before it.
+const endFar = (numbers) => 46 + 21 * Math.min(3, Math.max(0, numbers));
+
 // pick is the devices of a box that are drawn, by the side they are on.
-function pick(b, used, few) {
-  const side = (c) => !c.links && (c.known && c.known.kind === "bridge" || b.chips.size > 1 && c.known && !c.up && !c.down) ? "mid" : c.up > c.down || c.up && c.up === c.down ? "a" : c.up || c.down ? "b" : "a";
+function pick(b, keep, few) {
+  const side = (c) => !c.seen ? "b" : !c.links && (c.known && c.known.kind === "bridge" || b.chips.size > 1 && c.known && !c.up && !c.down) ? "mid" : c.up > c.down || c.up && c.up === c.down ? "a" : c.up || c.down ? "b" : "a";
   const sides = { a: [], b: [], mid: [] }, rest = [];
   for (const c of b.chips.values()) c.at = null;
-  for (const c of [...b.chips.values()].sort((x, y) => used.has(y) - used.has(x))) {
+  for (const c of [...b.chips.values()].sort((x, y) => keep.has(y) - keep.has(x))) {
     const list = sides[side(c)];
-    if (list.length < most && (!few || used.has(c))) list.push(c); else rest.push(c.dev);
+    if (list.length < most && (!few || keep.has(c))) list.push(c); else rest.push(c.dev);
   }
   for (const k in sides) sides[k].sort((x, y) => x.dev < y.dev ? -1 : 1);
   const also = [...rest, ...b.known.map((d) => d.name).filter((d) => d !== "lo" && !b.chips.has(d))];
@@ -386,7 +400,7 @@ function setChip(c, x, y, w, side, down) {
 }
 
 // wide is the width that the devices of a side need, and have all of them.
-const wide = (list) => Math.min(widest, Math.max(0, ...list.map((c) => Math.max(64, 36 + 6.7 * [...c.dev].length))));
+const wide = (list) => Math.min(widest, Math.max(0, ...list.map((c) => Math.max(72, 38 + 6.7 * [...c.dev].length))));
 
 const layersOf = (list) => {
   const by = new Map();
@@ -395,16 +409,16 @@ const layersOf = (list) => {
 };
 
 // across lays the world out from left to right.
-function across(list, used) {
+function across(list, keep, tail) {
   const gapX = 44, gapY = 20, edge = 12, stick = 10;
   let x = edge + stick, height = 0;
   const columns = layersOf(list).map((column) => {
     let w = 0, h = -gapY;
     for (const b of column) {
-      const s = b.sides = pick(b, used, false);
+      const s = b.sides = pick(b, keep, list.length < boxes.length);
       const n = Math.max(s.a.length, s.b.length, 1), both = s.a.length && s.b.length;
       const a = wide(s.a) - (s.a.length ? stick : 0), c = wide(s.b) - (s.b.length ? stick : 0), middle = s.mid.length ? wide(s.mid) + 62 : 0;
-      b.w = Math.max(a + c + Math.max(both ? 96 : 78, middle), Math.min(230, 30 + 8 * b.name.length));
+      b.w = Math.max(a + c + Math.max(both ? 96 : 78, middle, tail && tail.box === b.n ? tail.far + 28 : 0), Math.min(230, 30 + 8 * b.name.length));
       b.h = 34 + n * (chipH + 12) + s.mid.length * (chipH + 14) + (b.more ? 18 : 4);
       w = Math.max(w, b.w);
       h += b.h + gapY;
@@ -433,17 +447,17 @@ function across(list, used) {
 }
 
 // along lays it out from the top down, for narrow windows.
-function along(list, used, width, end) {
+function along(list, keep, width, tail) {
   const gapY = 44, edge = 6;
   let y = edge;
   for (const row of layersOf(list)) {
     const w = (width - 2 * edge - (row.length - 1) * 8) / row.length;
     let tallest = 0;
     row.forEach((b, i) => {
-      b.sides = pick(b, used, true);
+      b.sides = pick(b, keep, true);
       b.more = "";
       b.x = edge + i * (w + 8); b.y = y; b.w = w;
-      b.h = 58 + (b.sides.a.length && b.sides.b.length ? 80 : end && end.box === b.n ? 70 : 16) + b.sides.mid.length * (chipH + 26);
+      b.h = 58 + (b.sides.a.length && b.sides.b.length ? 80 : tail && tail.box === b.n ? tail.far + 24 : 16) + b.sides.mid.length * (chipH + 26);
       tallest = Math.max(tallest, b.h);
     });
     for (const b of row) {
@@ -532,7 +546,12 @@ function drawWay(root, j, steps, shownBoxes, used, down, room) {
       state.chip = c;
     } else if (s.kind !== "end") state.between.push(s);
     if (s.mark) state.carry = (/^0x[0-9a-f]+/.exec(s.mark.slice(5).split(" → ").pop()) || [""])[0];
-    if (s.kind === "end") finish(s, trails.get(0));
+    if (s.kind === "end") { // of the packet itself, or of a copy that arrived
+      const all = [trails.get(0), ...trails.values()].filter(Boolean);
+      const ended = all.find((x) => x.chip && x.chip.box.n === s.box) || all[0];
+      finish(s, ended);
+      if (ended) ended.between = [];
+    }
   }
 
   function finish(s, state) {
@@ -541,7 +560,7 @@ function drawWay(root, j, steps, shownBoxes, used, down, room) {
     if (b && b.x !== undefined && shownBoxes.includes(b) && c && c.box === b) {
       const last = numbers.get(c), out = last && last.filter((x) => x.group === "device").pop();
       const leaving = out && out.kind === "device/egress" && (o === "forwarded" || drawn(s) === c);
-      const e = leaving ? c.outer : c.ends ? c.ends[1] : c.inner, far = (leaving ? 30 : 46 + Math.min(40, between.length * 21));
+      const e = leaving ? c.outer : c.ends ? c.ends[1] : c.inner, far = leaving ? 30 : endFar(between.length);
       p = { x: e.x + e.dx * far, y: e.y + e.dy * far };
       inside = !leaving;
       const other = drawn(s);
@@ -565,6 +584,8 @@ function drawWay(root, j, steps, shownBoxes, used, down, room) {
       svg("text", at, label)));
   }
 
+  for (const { chip, between } of trails.values())
+    if (chip && between.length) numbers.set(chip, [...(numbers.get(chip) || []), ...between].sort((x, y) => x.no - y.no));
   for (const b of shownBoxes) for (const c of b.chips.values()) {
     if (!c.at) continue;
     const ns = numbers.get(c) || [], text = ns.length === 0 ? "" : ns.length < 3 ? ns.map((s) => s.no).join("·") : ns[0].no + "–" + ns[ns.length - 1].no;
