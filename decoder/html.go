@@ -9,7 +9,7 @@ import (
 	"bufio"
 	"cmp"
 	"crypto/sha256"
-	_ "embed" // the page's parts
+	"embed"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -27,8 +27,18 @@ var pageFrame string
 //go:embed html/page.css
 var pageStyle string
 
-//go:embed html/page.js
-var pageScript string
+//go:embed html/*.js
+var pageScripts embed.FS
+
+// pageScript is the page's one script: its files, in the order they need each other.
+var pageScript = sync.OnceValue(func() string {
+	script := "\n\"use strict\";\n"
+	for _, name := range []string{"world", "flows", "list", "journey", "map", "way", "begin"} {
+		text, _ := pageScripts.ReadFile("html/" + name + ".js") // they are part of the binary
+		script += string(text)
+	}
+	return script
+})
 
 // pageJourneys is how many journeys a page has at most: a browser must hold it.
 const pageJourneys = 50_000
@@ -284,8 +294,8 @@ func (p *HTMLWriter) world() *pageWorld {
 // style and the script by their hashes: nothing that a recording says can be
 // either, and nothing is loaded.
 var pageParts = sync.OnceValues(func() (head, foot string) {
-	policy := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src " + sourceHash(pageStyle) + "; script-src " + sourceHash(pageScript)
-	frame := strings.NewReplacer("{policy}", policy, "{style}", pageStyle, "{script}", pageScript).Replace(pageFrame)
+	policy := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src " + sourceHash(pageStyle) + "; script-src " + sourceHash(pageScript())
+	frame := strings.NewReplacer("{policy}", policy, "{style}", pageStyle, "{script}", pageScript()).Replace(pageFrame)
 	head, foot, _ = strings.Cut(frame, "{data}\n")
 	return head, foot
 })

@@ -82,7 +82,7 @@ func TestHTMLShowsWhereAPacketDied(t *testing.T) {
 		body, _ := drawn(t, dom)
 		for _, want := range []string{
 			`<section id="end" aria-live="polite" class="dropped">`, "NOT_SPECIFIED at nf_queue", "because", "advice:",
-			`class="stop num-end dropped"`, `class="box on dead"`, `<li class="k-end end dropped"`,
+			`class="stop dropped"`, `class="box on dead"`, `<li class="k-end end dropped"`,
 			"dropped 1", "delivered 2", ">three packets<",
 		} {
 			if !strings.Contains(body, want) {
@@ -91,7 +91,7 @@ func TestHTMLShowsWhereAPacketDied(t *testing.T) {
 		}
 		// The packet that is asked for by its name.
 		body, _ = drawn(t, browse(t, page, "#"+pageID(t, page, 0), size))
-		for _, want := range []string{`class="stop num-end delivered"`, `aria-label="the way of the packet: wm-meridio-gw/ext0, wm-meridio-lb/nsm-1, `, "mark 0 → 0x13b8 (5048)"} {
+		for _, want := range []string{`class="stop delivered"`, `aria-label="the way of the packet: wm-meridio-gw/ext0, wm-meridio-lb/nsm-1, `, "mark 0 → 0x13b8 (5048)"} {
 			if !strings.Contains(body, want) {
 				t.Errorf("%s: the first packet's page does not show %s", size, want)
 			}
