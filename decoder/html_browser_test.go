@@ -6,6 +6,7 @@ package decoder_test
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	. "waymark/decoder"
 )
@@ -35,7 +37,13 @@ func browse(t *testing.T, page, fragment, size string) string {
 		t.Log("SKIPPED: no browser here, so the page was drawn by none (apt install chromium)")
 		return ""
 	}
-	dir := t.TempDir()
+	// Not the test's own directory: a browser's last processes may still write to
+	// it when the first is gone, and that it cannot be removed is no failure.
+	dir, err := os.MkdirTemp("", "waymark-page-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "page.html")
 	must(t, os.WriteFile(file, []byte(page), 0o600))
 	args := []string{
@@ -45,7 +53,9 @@ func browse(t *testing.T, page, fragment, size string) string {
 	if os.Geteuid() == 0 {
 		args = append(args, "--no-sandbox") // it has none for root
 	}
-	cmd := exec.Command(browser, append(args, "file://"+file+fragment)...)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, browser, append(args, "file://"+file+fragment)...)
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); err != nil {
