@@ -35,10 +35,11 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 	struct hook_stats *st;
 	struct sk_buff *skb;
 	struct record *rec;
-	struct trail *t;
+	struct trail *slot, *t;
 	__u32 frame;
 
-	t = bpf_map_lookup_elem(&trails, &key);
+	slot = bpf_map_lookup_elem(&trails, &key);
+	t = slot && slot->id ? slot : NULL;
 	if (!t && !matched && !wanted(ctx, hook))
 		return TC_ACT_UNSPEC;
 
@@ -80,11 +81,11 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 	} else {
 		/* Another packet in the memory of one whose free was not seen. */
 		if (t && !matched && !wanted(ctx, hook)) {
-			trail_end(key, low);
+			trail_end(t, low);
 			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
 			return TC_ACT_UNSPEC;
 		}
-		trail_begin(key, low, rec, t);
+		trail_begin(key, low, rec, slot);
 	}
 	if (frame) {
 		forget_packet(rec);

@@ -20,10 +20,10 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	struct hook_stats *st;
 	struct record *rec;
 	struct view v;
-	bool known, carried;
+	bool carried;
 
 	if (maybe_tracked(low))
-		t = bpf_map_lookup_elem(&trails, &key);
+		t = trail_of(key);
 	place_of(skb, &inum, &ifindex);
 	if (t && !inum) { /* dev was cleared on the way to a socket */
 		inum = t->netns;
@@ -35,7 +35,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	v = view_of(skb);
 	/* Packets that passed a device have a protocol: the memory is another's by now. */
 	if (t && !v.ok && !READ(skb, protocol)) {
-		trail_end(key, low);
+		trail_end(t, low);
 		return 0;
 	}
 	if (!t && (!filter_view(&v) || left_out(&v, HOOK_KFREE_SKB)))
@@ -49,7 +49,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	if (!rec) {
 		st->lost++;
 		if (t)
-			trail_end(key, low);
+			trail_end(t, low);
 		return 0;
 	}
 	__builtin_memset(rec, 0, sizeof(*rec));
@@ -67,20 +67,19 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	rec->flags = RECORD_END;
 	carried = identify(rec, &v, 0);
 
-	known = t != NULL;
 	if (t && (!v.ok || continues(t, rec))) {
 		trail_go_on(t, rec);
 	} else {
 		if (t && (!filter_view(&v) || left_out(&v, HOOK_KFREE_SKB))) {
-			trail_end(key, low);
+			trail_end(t, low);
 			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
 			return 0;
 		}
 		rec->trail = new_trail_id();
-		rec->flags |= RECORD_START | (known ? RECORD_REUSED : 0);
+		rec->flags |= RECORD_START | (t ? RECORD_REUSED : 0);
 	}
-	if (known)
-		trail_end(key, low);
+	if (t)
+		trail_end(t, low);
 	show(rec, &v, 0, carried);
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);

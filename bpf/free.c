@@ -22,7 +22,7 @@ static __always_inline int free_hook(struct sk_buff *skb, enum hook hook, __u64 
 
 	if (!maybe_tracked(low))
 		return 0;
-	t = bpf_map_lookup_elem(&trails, &key);
+	t = trail_of(key);
 	if (!t)
 		return 0;
 	st = stats_of(hook);
@@ -33,7 +33,7 @@ static __always_inline int free_hook(struct sk_buff *skb, enum hook hook, __u64 
 	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec), 0);
 	if (!rec) {
 		st->lost++;
-		trail_end(key, low);
+		trail_end(t, low);
 		return 0;
 	}
 	__builtin_memset(rec, 0, sizeof(*rec));
@@ -54,7 +54,7 @@ static __always_inline int free_hook(struct sk_buff *skb, enum hook hook, __u64 
 	rec->hook = hook;
 	rec->cpu = bpf_get_smp_processor_id();
 	rec->flags = RECORD_END;
-	trail_end(key, low);
+	trail_end(t, low);
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
 	return 0;
@@ -101,17 +101,15 @@ static __always_inline int clone_hook(struct sk_buff *skb, struct sk_buff *copy)
 	struct hook_stats *st;
 	struct record *rec;
 	struct trail *t, *earlier, child;
-	bool known;
 
 	if (!copy || !maybe_tracked(low32(skb)))
 		return 0;
-	t = bpf_map_lookup_elem(&trails, &key);
+	t = trail_of(key);
 	if (!t)
 		return 0;
 	earlier = bpf_map_lookup_elem(&trails, &copy_key);
-	if (earlier && earlier->parent == t->id)
+	if (earlier && earlier->id && earlier->parent == t->id)
 		return 0; /* this program's twin was here */
-	known = earlier != NULL;
 	st = stats_of(HOOK_SKB_CLONE);
 	if (!st)
 		return 0;
@@ -119,12 +117,10 @@ static __always_inline int clone_hook(struct sk_buff *skb, struct sk_buff *copy)
 	child = *t;
 	child.id = new_trail_id();
 	child.parent = t->id;
-	if (bpf_map_update_elem(&trails, &copy_key, &child, BPF_ANY)) {
+	if (!trail_put(copy_key, low32(copy), &child, earlier)) {
 		st->untracked++;
 		return 0;
 	}
-	if (!known)
-		__sync_fetch_and_add(tracked_bucket(low32(copy)), 1);
 	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec), 0);
 	if (!rec) {
 		st->lost++;
@@ -215,7 +211,7 @@ int BPF_PROG(fexit_gso_segment, struct sk_buff *skb, __u64 features, bool tx_pat
 
 	if (!maybe_tracked(low32(skb)))
 		return 0;
-	t = bpf_map_lookup_elem(&trails, &key);
+	t = trail_of(key);
 	if (!t)
 		return 0;
 	/* Making the segments' entries may take this one's place. */

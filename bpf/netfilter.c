@@ -68,7 +68,7 @@ int BPF_PROG(fentry_nft_do_chain, struct nft_pktinfo *pkt)
 
 	if (!maybe_tracked(low32(skb)))
 		return 0;
-	t = bpf_map_lookup_elem(&trails, &key);
+	t = trail_of(key);
 	if (!t)
 		return 0;
 	run.time_ns = bpf_ktime_get_boot_ns();
@@ -234,7 +234,7 @@ int BPF_PROG(fexit_nft_do_chain, struct nft_pktinfo *pkt, void *chain, __u32 ver
 	run = bpf_map_lookup_elem(&nft_runs, &key);
 	if (!run)
 		return 0;
-	t = bpf_map_lookup_elem(&trails, &key);
+	t = trail_of(key);
 	if (t && t->id == run->trail)
 		rec = waypoint(skb, HOOK_NFT_CHAIN, sizeof(struct netfilter_ext));
 	else

@@ -163,7 +163,7 @@ static __always_inline struct record *waypoint(struct sk_buff *skb, enum hook ho
 
 	if (!maybe_tracked(low32(skb)))
 		return NULL;
-	t = bpf_map_lookup_elem(&trails, &key);
+	t = trail_of(key);
 	if (!t)
 		return NULL;
 	st = stats_of(hook);

@@ -44,7 +44,7 @@
 #include "parse.h"
 
 struct trail {
-	__u64 id;
+	__u64 id; /* 0: over. The entry is used again for the next packet there. */
 	__u64 parent;
 	__u64 content; /* fingerprint of what nothing on the way changes */
 	__u32 netns;   /* where it was last seen */
@@ -60,9 +60,10 @@ struct trail {
 };
 
 /*
- * LRU, because where frees are missed entries are never taken out. 16384 is
- * four times what the queues of Meridio's balancer hold, and fits the caches
- * better than more.
+ * Entries are never taken out: to write over the one that an address has takes
+ * a tenth of what it takes to delete and insert it, and addresses come again
+ * soon. LRU, for those that do not. 16384 is four times what the queues of
+ * Meridio's balancer hold, and fits the caches better than more.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -157,10 +158,38 @@ static __always_inline bool continues(const struct trail *t, const struct record
 		 rec->ifindex == t->start_ifindex && rec->ttl == t->start_ttl);
 }
 
-static __always_inline void trail_end(__u64 skb, __u32 skb_low)
+/* The trail of the packet at skb, or NULL. */
+static __always_inline struct trail *trail_of(__u64 skb)
 {
-	if (!bpf_map_delete_elem(&trails, &skb))
-		__sync_fetch_and_add(tracked_bucket(skb_low), -1);
+	struct trail *t = bpf_map_lookup_elem(&trails, &skb);
+
+	return t && t->id ? t : NULL;
+}
+
+static __always_inline void trail_end(struct trail *t, __u32 skb_low)
+{
+	if (!t->id)
+		return;
+	t->id = 0;
+	__sync_fetch_and_add(tracked_bucket(skb_low), -1);
+}
+
+/*
+ * Write t to the entry old that the address skb has already, if there is one.
+ * False: there is no room for another.
+ */
+static __always_inline bool trail_put(__u64 skb, __u32 skb_low, const struct trail *t,
+				      struct trail *old)
+{
+	bool live = old && old->id;
+
+	if (old)
+		*old = *t;
+	else if (bpf_map_update_elem(&trails, &skb, t, BPF_ANY))
+		return false;
+	if (!live)
+		__sync_fetch_and_add(tracked_bucket(skb_low), 1);
+	return true;
 }
 
 /* Go on with t at the place rec tells of. */
@@ -177,7 +206,7 @@ static __always_inline void trail_go_on(struct trail *t, struct record *rec)
 
 /*
  * Begin a trail for the packet in rec. old is the entry that the pointer has
- * already, or NULL: it is written over, which costs a tenth of an update.
+ * already, or NULL.
  */
 static __always_inline void trail_begin(__u64 skb, __u32 skb_low, struct record *rec,
 					struct trail *old)
@@ -199,19 +228,14 @@ static __always_inline void trail_begin(__u64 skb, __u32 skb_low, struct record 
 
 	rec->trail = t.id;
 	rec->flags |= RECORD_START;
-	if (old) {
+	if (old && old->id)
 		rec->flags |= RECORD_REUSED;
-		*old = t;
-		return;
-	}
-	if (bpf_map_update_elem(&trails, &skb, &t, BPF_ANY)) {
+	if (!trail_put(skb, skb_low, &t, old)) {
 		struct hook_stats *s = stats_of(rec->hook);
 
 		if (s)
 			s->untracked++;
-		return;
 	}
-	__sync_fetch_and_add(tracked_bucket(skb_low), 1);
 }
 
 #endif
