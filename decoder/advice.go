@@ -30,6 +30,9 @@ var (
 	filterFunctions  = []string{"nft_do_chain*", "nf_hook_slow*"}
 	queueFunctions   = []string{"nf_queue", "__nf_queue"}
 	tcpFunctions     = []string{"tcp_*"}
+	neighbourReasons = []string{"NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_CREATEFAIL", "NEIGH_HH_FILLFAIL"}
+
+	neighbourFunctions = []string{"neigh_invalidate", "neigh_timer_handler", "arp_error_report", "ndisc_error_report"}
 )
 
 // br_forward is left by a jump to the free: its caller seems to free.
@@ -176,8 +179,23 @@ var adviceTable = []adviceRow{
 
 	// Neighbours, devices, bridges.
 	{
-		question: "M18", reasons: []string{"NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_CREATEFAIL", "NEIGH_HH_FILLFAIL"},
-		because: "the next hop does not answer ARP or neighbour discovery at {netns}/{dev}",
+		question: "M7", when: noCarrier,
+		because: "{hop} cannot be asked for its MAC address: {netns}/{dev} has no carrier",
+		advice:  "see `ip link` at the other end of the link: its device is down; when it is up again, see that its IPv6 addresses and its routes are back",
+	},
+	{
+		question: "M24", when: oneOfSeveralNexthops,
+		because: "{rule} divides packets between several next hops ({hops}), and the one of this packet does not answer ARP or neighbour discovery",
+		advice:  "see with `ip neigh show dev {dev}` in {netns} which one has failed: bring it back, or take it out of the route",
+	},
+	{
+		question: "M24", when: replyNexthop,
+		because: "{hop}, where {netns} sends replies from {src} by {rule}, does not answer ARP or neighbour discovery at {dev}",
+		advice:  "see whether that load balancer is there: bring it back, or take it out of the route in {netns}",
+	},
+	{
+		question: "M18", when: unresolved,
+		because: "{hop} does not answer ARP or neighbour discovery at {netns}/{dev}",
 		advice:  "see `ip neigh` in {netns}, and whether the target's device is up and has the next hop's address",
 	},
 	{
@@ -224,6 +242,11 @@ var adviceTable = []adviceRow{
 		question: "G7", functions: []string{"br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "br_forward_finish"}, when: tooBig,
 		because: "it is bigger than {netns}/{dev} takes (MTU {mtu}), and a bridge tells nobody",
 		advice:  "give the bridge, its ports and what is behind them the same MTU",
+	},
+	{
+		question: "M22", functions: []string{"br_handle_frame"}, when: bridgeIsDown,
+		because: "{bridge}, the bridge that {netns}/{dev} is a port of, is down",
+		advice:  "set it up (`ip link set {bridge} up`) in {netns}, and see that its IPv6 addresses and the routes by it are back",
 	},
 	{
 		question: "M22", functions: []string{"br_handle_frame*", "br_dev_xmit", "br_pass_frame_up"},
@@ -353,6 +376,29 @@ var adviceTable = []adviceRow{
 func tooBig(f *dropFacts) bool {
 	return f.device != nil && f.device.MTU > 0 && f.ipLen() > f.device.MTU
 }
+
+// unresolved tells a packet whose next hop did not answer for its MAC address.
+// IPv6 names no reason; and what waited behind the first packet is purged if that
+// one's error message asks for the same address.
+func unresolved(f *dropFacts) bool {
+	return f.reasonIs(neighbourReasons) ||
+		f.functionIs(neighbourFunctions) && (f.reasonIs(unnamed) || f.reasonIs([]string{"QUEUE_PURGE"}))
+}
+
+func noCarrier(f *dropFacts) bool { return unresolved(f) && f.device != nil && f.device.NoCarrier }
+
+func oneOfSeveralNexthops(f *dropFacts) bool { return unresolved(f) && len(f.nexthops()) > 1 }
+
+// replyNexthop: on the way back from a virtual address to the load balancer.
+func replyNexthop(f *dropFacts) bool {
+	return unresolved(f) && f.isVIP(f.src) && f.balancer() == nil && len(f.nexthops()) == 1
+}
+
+func bridgeIsDown(f *dropFacts) bool {
+	m := f.master()
+	return m != nil && !m.Up
+}
+
 func bridgeChose(f *dropFacts) bool   { return f.br.switched }
 func bridgeBlocked(f *dropFacts) bool { return f.br.switched && f.br.blocked != "" }
 func hairpinOff(f *dropFacts) bool    { return f.br.switched && f.br.blocked == blockedHairpin }

@@ -55,16 +55,18 @@ type Namespace struct {
 
 // Device names a network device of a namespace and what is configured on it.
 type Device struct {
-	Netns   uint32         `json:"netns"`
-	Index   uint32         `json:"index"`
-	Name    string         `json:"name"`
-	Kind    string         `json:"kind,omitempty"` // veth, bridge, ...
-	MAC     string         `json:"mac,omitempty"`
-	MTU     int            `json:"mtu,omitempty"`
-	Up      bool           `json:"up,omitempty"`
-	Master  uint32         `json:"master,omitempty"` // ifindex of the bridge it is a port of
-	Addrs   []netip.Prefix `json:"addrs,omitempty"`  // addresses with their prefix length
-	Removed bool           `json:"removed,omitempty"`
+	Netns uint32 `json:"netns"`
+	Index uint32 `json:"index"`
+	Name  string `json:"name"`
+	Kind  string `json:"kind,omitempty"` // veth, bridge, ...
+	MAC   string `json:"mac,omitempty"`
+	MTU   int    `json:"mtu,omitempty"`
+	Up    bool   `json:"up,omitempty"`
+	// NoCarrier: it is up, but the other end of the link is not.
+	NoCarrier bool           `json:"no_carrier,omitempty"`
+	Master    uint32         `json:"master,omitempty"` // ifindex of the bridge it is a port of
+	Addrs     []netip.Prefix `json:"addrs,omitempty"`  // addresses with their prefix length
+	Removed   bool           `json:"removed,omitempty"`
 }
 
 // Routing is one namespace's policy routing: every rule and the routes of

@@ -115,6 +115,29 @@ func (f *dropFacts) lookup() *RouteResult {
 	return f.route
 }
 
+// nexthops are the addresses that the packet's route leads to by the drop's
+// device; none if that is not known for sure.
+func (f *dropFacts) nexthops() (via []netip.Addr) {
+	r := f.lookup()
+	if r == nil || r.Uncertain || r.Type != "unicast" {
+		return nil
+	}
+	for _, n := range r.Route.Nexthops {
+		if n.Via.IsValid() && n.Dev == f.drop.Dev {
+			via = append(via, n.Via)
+		}
+	}
+	return via
+}
+
+// master is the bridge that the drop's device is a port of; nil if none is known.
+func (f *dropFacts) master() *Device {
+	if f.device == nil || f.device.Master == 0 {
+		return nil
+	}
+	return f.b.w.device(f.view, f.netns, f.device.Master)
+}
+
 func (f *dropFacts) routing() *Routing {
 	for _, r := range f.b.w.routings(f.view, f.netns) {
 		return r
@@ -143,6 +166,9 @@ func (f *dropFacts) isVIP(a netip.Addr) bool {
 				p, err := netip.ParsePrefix(d)
 				if one, e := netip.ParseAddr(d); err != nil && e == nil {
 					p = netip.PrefixFrom(one, one.BitLen())
+				}
+				if p.Addr().Is4In6() && p.Bits() >= 96 { // as nfqlb lists IPv4
+					p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 				}
 				if p.Bits() > 0 && p.Contains(a) {
 					return true
@@ -344,6 +370,20 @@ var factTexts = map[string]func(*dropFacts) string{
 		}
 		return "a rule"
 	},
+	"hop": func(f *dropFacts) string {
+		if via := f.nexthops(); len(via) == 1 {
+			return "the next hop " + via[0].String()
+		}
+		return "the next hop"
+	},
+	"hops": func(f *dropFacts) string {
+		var via []string
+		for _, a := range f.nexthops() {
+			via = append(via, a.String())
+		}
+		return strings.Join(via, ", ")
+	},
+	"bridge": func(f *dropFacts) string { return f.master().Name },
 	"passed": func(f *dropFacts) string {
 		r := f.lookup()
 		if r == nil || len(r.Passed) == 0 {

@@ -3,6 +3,7 @@
 package decoder_test
 
 import (
+	"net/netip"
 	"testing"
 
 	"waymark/bpf"
@@ -150,9 +151,7 @@ func scenes() []scene {
 			name: "no-proxy-rule", outcomes: []Outcome{Dropped}, question: "M23", reason: "IP_INNOROUTES", netns: "wm-meridio-px",
 			world: func(w *trench) { w.routing[nsPX].Rules = standardRules(4) },
 			packets: func(s *stream) {
-				p := reply(s, 1)
-				p.from, p.to = nscT1, bridge0
-				p.out(nsT1, nscT1, 0).in(nsPX, pxToT1, 5*us).in(nsPX, bridge0, 3*us).drop(nsPX, bridge0, 3*us, rInNoRoutes, atIPError)
+				replyInProxy(reply(s, 1)).drop(nsPX, bridge0, 3*us, rInNoRoutes, atIPError)
 			},
 		},
 		{
@@ -164,6 +163,61 @@ func scenes() []scene {
 			packets: func(s *stream) {
 				request(s, 1).requestToLB().mark(markT1).drop(nsLB, lbToPX, 9*us, rNeighFailed, atNeigh)
 			},
+		},
+		{
+			// IPv6 gives no reason.
+			name: "neighbour-dead-6", outcomes: []Outcome{Dropped}, question: "M18", reason: "NOT_SPECIFIED", netns: "wm-meridio-lb",
+			packets: func(s *stream) {
+				request6(s, 1).requestToLB().mark(markT1).drop(nsLB, lbToPX, 9*us, rNotSpecified, atNeigh)
+			},
+		},
+		{
+			// What waited behind it; its header is still that of the device it came in by.
+			name: "neighbour-dead-purged", outcomes: []Outcome{Dropped}, question: "M18", reason: "QUEUE_PURGE", netns: "wm-meridio-lb",
+			packets: func(s *stream) {
+				request(s, 1).requestToLB().mark(markT1).drop(nsLB, lbToPX, 9*us, rQueuePurge, atNeigh)
+			},
+		},
+		{
+			name: "no-carrier", outcomes: []Outcome{Dropped}, question: "M7", reason: "NEIGH_FAILED", netns: "wm-meridio-gw",
+			world:   func(w *trench) { w.devices[1].Device.NoCarrier = true },
+			packets: func(s *stream) { request(s, 1).drop(nsGW, ext0, 9*us, rNeighFailed, atNeigh) },
+		},
+		{
+			name: "dead-nexthop", outcomes: []Outcome{Dropped}, question: "M24", reason: "NEIGH_FAILED", netns: "wm-meridio-px",
+			world:   func(w *trench) { w.routing[nsPX].Routes[0] = route(1, "0.0.0.0/0", "unicast", "172.16.1.4", "bridge0") },
+			packets: func(s *stream) { replyInProxy(reply(s, 1)).drop(nsPX, bridge0, 9*us, rNeighFailed, atNeigh) },
+		},
+		{
+			name: "one-dead-nexthop", outcomes: []Outcome{Dropped}, question: "M24", reason: "NEIGH_FAILED", netns: "wm-meridio-px",
+			world: func(w *trench) {
+				r := &w.routing[nsPX].Routes[0]
+				r.Nexthops = append(r.Nexthops, Nexthop{Via: netip.MustParseAddr("172.16.1.4"), Dev: "bridge0"})
+			},
+			packets: func(s *stream) { replyInProxy(reply(s, 1)).drop(nsPX, bridge0, 9*us, rNeighFailed, atNeigh) },
+		},
+		{
+			name: "bridge-down", outcomes: []Outcome{Dropped}, question: "M22", reason: "NOT_SPECIFIED", netns: "wm-meridio-px",
+			world: func(w *trench) { w.devices[6].Device.Up = false },
+			packets: func(s *stream) {
+				request(s, 1).requestToLB().balanced().mark(0).in(nsPX, pxToLB, 9*us).drop(nsPX, pxToLB, us, rNotSpecified, atBridge)
+			},
+		},
+		{
+			// Where copies are not seen each is a packet of its own; the address in
+			// the frame says whose the packet is.
+			name: "flooded-unseen", outcomes: []Outcome{Open, Delivered},
+			packets: func(s *stream) {
+				p := request(s, 1)
+				p.from, p.to = lbToPX, nscT1
+				p.out(nsPX, pxToT2, 0).in(nsT2, nscT2, 5*us).drop(nsT2, nscT2, 1*us, rOtherHost, atRcvCore)
+				s.tcp(2, 100_000, client4, 40000, vip4, 5000, syn).request()
+			},
+		},
+		{
+			// The answer to a repeated SYN comes after that to the first.
+			name: "syn-ack-again", outcomes: []Outcome{Delivered},
+			packets: func(s *stream) { reply(s, 1).reply().drop(nsGW, ext0, 3*us, rInvalidSYN, atTCPRcv) },
 		},
 		{
 			name: "no-socket", outcomes: []Outcome{Dropped}, reason: "NO_SOCKET", netns: "wm-meridio-t1",
@@ -271,6 +325,12 @@ func scenes() []scene {
 			},
 		},
 	}...)
+}
+
+// replyInProxy sends p from the target to where the proxy routes it.
+func replyInProxy(p *packet) *packet {
+	p.from, p.to = nscT1, bridge0
+	return p.out(nsT1, nscT1, 0).in(nsPX, pxToT1, 5*us).in(nsPX, bridge0, 3*us)
 }
 
 func rpFilter(w *trench) {

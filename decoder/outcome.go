@@ -41,6 +41,7 @@ var fates = []fateRow{
 	{functions: []string{"skb_queue_purge*", "__skb_queue_purge*"}, reasons: unnamed, when: (*dropFacts).framed, outcome: Consumed, why: "a copy for a packet socket, which was closed"},
 	{reasons: []string{"TCP_OLD_ACK", "TCP_TOO_OLD_ACK", "TCP_RFC7323_PAWS_ACK"}, outcome: Delivered, why: "an old acknowledgement: the socket knew more already"},
 	{reasons: []string{"TCP_OLD_DATA", "TCP_OLD_SEQUENCE", "TCP_OFOMERGE"}, outcome: Delivered, why: "a repetition: the socket had the data already"},
+	{reasons: []string{"TCP_INVALID_SYN"}, local: true, when: (*dropFacts).synAck, outcome: Delivered, why: "a repetition: the connection was open already"},
 	{reasons: []string{"TCP_RESET"}, outcome: Delivered, why: "a reset: the socket has acted on it"},
 	// The acknowledgement that ends LAST_ACK, and what TIME_WAIT swallows
 	// (net/ipv4/tcp_input.c, tcp_ipv4.c: "goto discard" after the work is done).
@@ -82,15 +83,29 @@ func (f *dropFacts) accepted() bool {
 }
 
 // framed tells a packet that has its link header: one that waits for a neighbour's
-// address, in a queue that is purged as well, has none yet.
-func (f *dropFacts) framed() bool { return f.rec.Flags&bpf.FlagL3 == 0 && f.rec.SnapLen > 0 }
+// address, in a queue that is purged as well, has none yet, or that of the device
+// it came in by.
+func (f *dropFacts) framed() bool {
+	return f.rec.Flags&bpf.FlagL3 == 0 && f.rec.SnapLen > 0 && !f.functionIs(neighbourFunctions)
+}
+
+// synAck tells the answer to the first packet of a connection.
+func (f *dropFacts) synAck() bool { return f.rec.Proto == protoTCP && f.rec.TcpFlags&0x12 == 0x12 }
 
 func (f *dropFacts) multicast() bool { return f.dst.IsMulticast() }
 
 // forSomebodyElse tells a copy of a flooded frame. Where copies are not seen, it is
-// one if nothing here wants the packet: a router, or who has its address, would.
+// one if a device elsewhere has the frame's address, or nothing here wants the packet: a router, or who has its address, would.
 func (f *dropFacts) forSomebodyElse() bool {
-	return f.copies > 0 || !f.local && f.forwarding() == "0"
+	return f.copies > 0 || f.addressedElsewhere() || !f.local && f.forwarding() == "0"
+}
+
+func (f *dropFacts) addressedElsewhere() bool {
+	if !f.sameNetns {
+		return false
+	}
+	d := f.b.w.macs[f.b.destinationMAC(f.prev)]
+	return d != nil && d.Netns != f.netns
 }
 
 // outcome is what became of the journey: the best any of its packets met, for

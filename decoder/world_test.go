@@ -35,6 +35,7 @@ const (
 	atNFTChain
 	atUDPQueue
 	atHook
+	atBridge
 )
 
 var symbols = map[uint64]string{
@@ -44,6 +45,7 @@ var symbols = map[uint64]string{
 	atICMP6Rcv: "icmpv6_rcv+0x31", atEnqueue: "nfqnl_enqueue_packet+0x2b3 [nfnetlink_queue]",
 	atNFTChain: "nft_do_chain+0x4d8 [nf_tables]",
 	atUDPQueue: "udp_queue_rcv_one_skb+0x3f1", atHook: "nf_hook_slow+0xf1",
+	atBridge: "br_handle_frame+0x1e2",
 }
 
 // Numbers as on 6.12, except that only names count.
@@ -59,12 +61,14 @@ const (
 	rNeighFailed
 	rRcvBuff
 	rNetfilter
+	rQueuePurge
+	rInvalidSYN
 )
 
 var reasons = map[uint32]string{
 	rNotSpecified: "NOT_SPECIFIED", rNoSocket: "NO_SOCKET", rSocketClose: "SOCKET_CLOSE", rRPFilter: "IP_RPFILTER", rInAddr: "IP_INADDRERRORS",
 	rInNoRoutes: "IP_INNOROUTES", rOtherHost: "OTHERHOST", rOldAck: "TCP_OLD_ACK", rNeighFailed: "NEIGH_FAILED",
-	rRcvBuff: "SOCKET_RCVBUFF", rNetfilter: "NETFILTER_DROP",
+	rRcvBuff: "SOCKET_RCVBUFF", rNetfilter: "NETFILTER_DROP", rQueuePurge: "QUEUE_PURGE", rInvalidSYN: "TCP_INVALID_SYN",
 }
 
 // Device indexes; each is also the last byte of the device's MAC address.
@@ -207,7 +211,7 @@ func newTrench() *trench {
 		},
 		balancer: &Balancer{
 			Netns: nsLB, Name: "waymark",
-			Flows:  []BalancerFlow{{Name: "tshm-stream-a-flow-a", Protocols: []string{"tcp", "udp"}, Dests: []string{vip4 + "/32", vip6 + "/128"}, DPorts: []string{"5000-5003"}, Target: "tshm-stream-a"}},
+			Flows:  []BalancerFlow{{Name: "tshm-stream-a-flow-a", Protocols: []string{"tcp", "udp"}, Dests: []string{"::ffff:" + vip4 + "/128", vip6 + "/128"}, DPorts: []string{"5000-5003"}, Target: "tshm-stream-a"}},
 			Tables: []BalancerTable{{Name: "tshm-stream-a", M: 9973, N: 100}},
 		},
 		queues: &Queues{Netns: nsLB, Queues: []Queue{{Number: 0}, {Number: 1}, {Number: 2}, {Number: 3}}},

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Fault is one row of a lab's fault table.
@@ -41,7 +42,9 @@ type Expect struct {
 	Netns  string `json:"netns"` // full name of the namespace of the drop
 	Dev    string `json:"dev"`   // device the lost packet belongs to there
 	Drops  []Site `json:"drops"` // where, on the kernels that were measured
-	Advice string `json:"advice"`
+	// Wait is how long the kernel keeps the packet before it gives it up, if long.
+	Wait   time.Duration `json:"wait_ns,omitempty"`
+	Advice string        `json:"advice"`
 }
 
 // Site is where a family of kernels frees the lost packet and why it says so,
@@ -50,9 +53,16 @@ type Site struct {
 	Kernel string `json:"kernel"` // "6.12"
 	IP     int    `json:"ip"`     // 4 or 6
 	Reason string `json:"reason"` // without the prefix SKB_DROP_REASON_
+	// Or is the reason of packets that waited behind the first one, if another.
+	Or string `json:"or,omitempty"`
 	// At are functions, any of which may hold the call; the compiler may have
 	// added a suffix like .constprop.0 to the name.
 	At []string `json:"at"`
+}
+
+// Is tells whether a packet was freed at s, by its reason and the function's name.
+func (s Site) Is(reason, function string) bool {
+	return (reason == s.Reason || s.Or != "" && reason == s.Or) && slices.Contains(s.At, function)
 }
 
 // Fault breaks the world in the way called name; setting a fault twice is no

@@ -38,7 +38,12 @@ var (
 	vip4Prefix  = netip.PrefixFrom(meridioVIP4, 32)
 	vip6Prefix  = netip.PrefixFrom(meridioVIP6, 128)
 
+	// Addresses of the load balancer that the proxy knows.
+	meridioBalancer4 = netip.MustParseAddr("172.16.1.2")
+	meridioBalancer6 = netip.MustParseAddr("fd00::ac10:102")
+
 	meridioToProxy = port{meridioLB, "load-balan-274a"}
+	meridioBridge  = port{meridioProxy, "bridge0"}
 )
 
 const meridioPort = 5000
@@ -116,7 +121,7 @@ func meridioPlan(e meridioExternal) plan {
 			{meridioToProxy, port{meridioProxy, "load-balan-b0ef"}},
 		},
 		overlays: e.overlays(),
-		bridges:  []bridge{{port{meridioProxy, "bridge0"}, []string{"load-balan-b0ef"}}},
+		bridges:  []bridge{{meridioBridge, []string{"load-balan-b0ef"}}},
 	}
 	for _, t := range meridioTargets {
 		p.nodes = append(p.nodes, t.node)
@@ -140,17 +145,15 @@ func meridioPlan(e meridioExternal) plan {
 		{meridioGW, e.gateway, "100:100::150/64"},
 		{meridioGW, "lo", "200.100.0.1/32"},
 		{meridioGW, "lo", "200:100::1/128"},
-		{meridioLB, e.balancer, "169.254.100.2/24"},
-		{meridioLB, e.balancer, "100:100::2/64"},
 		{meridioLB, "load-balan-274a", "172.16.1.2/24"},
 		{meridioLB, "load-balan-274a", "fd00::ac10:102/120"},
-		{meridioProxy, "bridge0", "172.16.1.1/24"},
-		{meridioProxy, "bridge0", "fd00::ac10:101/120"},
 		{meridioProxy, "load-balan-b0ef", "172.16.1.3/24"},
 		{meridioProxy, "load-balan-b0ef", "fd00::ac10:103/120"},
 	} {
 		p.addresses = append(p.addresses, address{port{a.node, a.dev}, netip.MustParsePrefix(a.prefix)})
 	}
+	p.addresses = append(p.addresses, e.balancerAddresses()...)
+	p.addresses = append(p.addresses, meridioBridgeAddresses()...)
 	p.addresses = append(p.addresses, e.addresses()...)
 	for _, t := range meridioTargets {
 		nsc := port{t.node, "nsc"}
@@ -161,23 +164,19 @@ func meridioPlan(e meridioExternal) plan {
 	}
 
 	bridge4, bridge6 := netip.MustParseAddr("172.16.1.1"), netip.MustParseAddr("fd00::ac10:101")
-	lb4, lb6 := netip.MustParseAddr("172.16.1.2"), netip.MustParseAddr("fd00::ac10:102")
 	// What the gateway's BGP speaker learns from the load balancer.
 	p.routes = append(p.routes,
 		route{node: meridioGW, dst: vip4Prefix, via: netip.MustParseAddr("169.254.100.2"), dev: e.gateway, protocol: protocolBird, metric: 32},
 		route{node: meridioGW, dst: vip6Prefix, via: netip.MustParseAddr("100:100::2"), dev: e.gateway, protocol: protocolBird, metric: 32})
 	for _, vip := range []netip.Prefix{vip4Prefix, vip6Prefix} {
-		p.rules = append(p.rules,
-			rule{node: meridioLB, pref: 100, from: vip, table: 4096},
-			rule{node: meridioLB, pref: 101, from: vip, table: 4097},
-			rule{node: meridioProxy, from: vip, table: 1})
+		p.rules = append(p.rules, rule{node: meridioLB, pref: 101, from: vip, table: 4097})
 		p.routes = append(p.routes,
 			route{node: meridioLB, blackhole: true, v6: vip.Addr().Is6(), table: 4097, metric: 4294967295, protocol: protocolBird})
 	}
+	p.rules = append(p.rules, meridioEgressRules()...)
+	p.rules = append(p.rules, meridioProxyRules()...)
 	p.routes = append(p.routes, e.defaults()...)
-	p.routes = append(p.routes,
-		route{node: meridioProxy, multipath: []netip.Addr{lb4}, dev: "bridge0", table: 1},
-		route{node: meridioProxy, multipath: []netip.Addr{lb6}, dev: "bridge0", table: 1})
+	p.routes = append(p.routes, meridioProxyDefaults(meridioBalancer4, meridioBalancer6)...)
 	for _, t := range meridioTargets {
 		p.rules = append(p.rules,
 			rule{node: t.node, from: vip4Prefix, table: 1},
@@ -190,6 +189,38 @@ func meridioPlan(e meridioExternal) plan {
 	}
 	p.rules = append(p.rules, meridioMarkRules()...)
 	return p
+}
+
+func meridioBridgeAddresses() []address {
+	return []address{
+		{meridioBridge, netip.MustParsePrefix("172.16.1.1/24")},
+		{meridioBridge, netip.MustParsePrefix("fd00::ac10:101/120")},
+	}
+}
+
+// meridioEgressRules lead what comes from the virtual addresses out of the load
+// balancer.
+func meridioEgressRules() []rule {
+	return []rule{
+		{node: meridioLB, pref: 100, from: vip4Prefix, table: 4096},
+		{node: meridioLB, pref: 100, from: vip6Prefix, table: 4096},
+	}
+}
+
+// meridioProxyRules lead it out of the proxy.
+func meridioProxyRules() []rule {
+	return []rule{
+		{node: meridioProxy, from: vip4Prefix, table: 1},
+		{node: meridioProxy, from: vip6Prefix, table: 1},
+	}
+}
+
+// meridioProxyDefaults are the proxy's routes to a load balancer.
+func meridioProxyDefaults(ip4, ip6 netip.Addr) []route {
+	return []route{
+		{node: meridioProxy, multipath: []netip.Addr{ip4}, dev: meridioBridge.dev, table: 1},
+		{node: meridioProxy, multipath: []netip.Addr{ip6}, dev: meridioBridge.dev, table: 1},
+	}
 }
 
 // meridioMarkRules lead a packet with a target's mark to the target's table.

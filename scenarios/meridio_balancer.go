@@ -97,14 +97,7 @@ func (w *World) setTargets(ctx context.Context) error {
 	if _, err := w.run(ctx, meridioLB, init...); err != nil {
 		return err
 	}
-	for _, t := range meridioTargets {
-		activate := w.balancerCommand("activate", fmt.Sprintf("--index=%d", t.identifier-1),
-			"--shm="+meridioStream, strconv.Itoa(int(t.mark())))
-		if _, err := w.run(ctx, meridioLB, activate...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.activateTargets(ctx)
 }
 
 func (w *World) setFlow(ctx context.Context) error {

@@ -8,7 +8,12 @@ package scenarios
 // are connected by. Meridio's attractor chooses between an interface of NSM and a
 // VLAN; between nodes NSM's own packets go in VXLAN.
 
-import "net/netip"
+import (
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
 
 // meridioExternal are the devices that have the addresses, and what they are made
 // of: a veth pair, or devices over one.
@@ -74,4 +79,26 @@ func (e meridioExternal) defaults() []route {
 		{node: meridioLB, via: netip.MustParseAddr("169.254.100.150"), dev: e.balancer, table: 4096, metric: 32, protocol: protocolBird},
 		{node: meridioLB, via: netip.MustParseAddr("100:100::150"), dev: e.balancer, table: 4096, metric: 32, protocol: protocolBird},
 	}
+}
+
+// balancerAddresses are those of the load balancer's external device.
+func (e meridioExternal) balancerAddresses() []address {
+	dev := port{meridioLB, e.balancer}
+	return []address{
+		{dev, netip.MustParsePrefix("169.254.100.2/24")},
+		{dev, netip.MustParsePrefix("100:100::2/64")},
+	}
+}
+
+// staleNeighbours are entries of the gateway that name a hardware address which
+// nobody has for the load balancer's.
+func (e meridioExternal) staleNeighbours() []neighbour {
+	gone := net.HardwareAddr{0x02, 0x57, 0, 0, 0, 1}
+	var all []neighbour
+	for _, a := range e.balancerAddresses() {
+		all = append(all, neighbour{
+			port: port{meridioGW, e.gateway}, ip: a.prefix.Addr(), mac: gone, state: netlink.NUD_PERMANENT,
+		})
+	}
+	return all
 }

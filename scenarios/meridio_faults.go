@@ -10,10 +10,11 @@ import (
 )
 
 // meridioFaults is the fault table of the Meridio lab. The first row's repair
-// starts the balancer, which the repairs below it may need.
+// starts the balancer, which the repairs below it may need; that of the bridge
+// comes next, for its routes are those that later rows change.
 func meridioFaults(l *lab, e meridioExternal) []Fault {
-	lb := l.namespace(meridioLB)
-	return []Fault{
+	lb, px := l.namespace(meridioLB), l.namespace(meridioProxy)
+	faults := []Fault{
 		{
 			Name:     "no-listener",
 			Question: "M30",
@@ -27,6 +28,24 @@ func meridioFaults(l *lab, e meridioExternal) []Fault {
 			},
 			break_: func(_ context.Context, w *World) error { return w.stopBalancer() },
 			fix:    func(ctx context.Context, w *World) error { return w.startBalancer(ctx) },
+		},
+		{
+			Name:     "bridge-down",
+			Question: "M22",
+			Brief:    "the proxy's bridge is down",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: px, Dev: "load-balan-b0ef",
+				// As long as the load balancer remembers the targets' hardware addresses.
+				Drops: slices.Concat(
+					measuredOn([]string{"6.1", "6.12"}, 4, "NOT_SPECIFIED", "br_handle_frame"),
+					measuredOn([]string{"6.1", "6.12"}, 6, "NOT_SPECIFIED", "br_handle_frame"),
+					measuredOn([]string{"6.18"}, 4, "BRIDGE_INGRESS_STP_STATE", "br_handle_frame"),
+					measuredOn([]string{"6.18"}, 6, "BRIDGE_INGRESS_STP_STATE", "br_handle_frame")),
+				Advice: "the bridge is down, so its ports take nothing: set bridge0 up in the proxy, and put back its addresses and routes",
+			},
+			break_: func(_ context.Context, w *World) error { return w.proxyBridgeDown() },
+			fix:    func(ctx context.Context, w *World) error { return w.proxyBridgeUp(ctx) },
 		},
 		{
 			Name:     "no-flow",
@@ -84,8 +103,8 @@ func meridioFaults(l *lab, e meridioExternal) []Fault {
 					measured(6, "IP_INNOROUTES", "ip6_pkt_drop", "ip6_pkt_discard")),
 				Advice: "no rule looks up the packet's mark: add a rule for the mark to the table of the same number",
 			},
-			break_: func(_ context.Context, w *World) error { return w.eachRule(w.removeRule) },
-			fix:    func(_ context.Context, w *World) error { return w.eachRule(w.addRule) },
+			break_: func(_ context.Context, w *World) error { return eachOf(meridioMarkRules(), w.removeRule) },
+			fix:    func(_ context.Context, w *World) error { return eachOf(meridioMarkRules(), w.addRule) },
 		},
 		{
 			Name:     "blackhole-4097",
@@ -98,10 +117,112 @@ func meridioFaults(l *lab, e meridioExternal) []Fault {
 					measured(6, "NOT_SPECIFIED", "dst_discard_out", "dst_discard")),
 				Advice: "table 4096 has no route to the gateway: look at the frontend's BGP session, which must provide it",
 			},
-			break_: func(_ context.Context, w *World) error { return eachDefault(e, w.removeRoute) },
-			fix:    func(_ context.Context, w *World) error { return eachDefault(e, w.addRoute) },
+			break_: func(_ context.Context, w *World) error { return eachOf(e.defaults(), w.removeRoute) },
+			fix:    func(_ context.Context, w *World) error { return eachOf(e.defaults(), w.addRoute) },
+		},
+		{
+			Name:     "no-target",
+			Question: "M15",
+			Brief:    "no target of the stream is active",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
+				Drops: slices.Concat(measured(4, "NOT_SPECIFIED", "nfqnl_reinject", "nf_reinject"),
+					measured(6, "NOT_SPECIFIED", "nfqnl_reinject", "nf_reinject")),
+				Advice: "the flow's stream has no active target: see which targets have opened the stream, and activate them",
+			},
+			break_: func(ctx context.Context, w *World) error { return w.deactivateTargets(ctx) },
+			fix:    func(ctx context.Context, w *World) error { return w.activateTargets(ctx) },
+		},
+		{
+			Name:     "no-egress-rule",
+			Question: "M19",
+			Brief:    "the load balancer's rule from the virtual address to table 4096 is gone",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "reply", Netns: lb, Dev: meridioToProxy.dev,
+				Drops: slices.Concat(measured(4, "NOT_SPECIFIED", "ip_error"),
+					measured(6, "NOT_SPECIFIED", "dst_discard_out", "dst_discard")),
+				Advice: "no rule leads replies to table 4096, so they fall into the blackhole of 4097: put back the rule from the virtual address, before that of 4097",
+			},
+			break_: func(_ context.Context, w *World) error { return eachOf(meridioEgressRules(), w.removeRule) },
+			fix:    func(_ context.Context, w *World) error { return eachOf(meridioEgressRules(), w.addRule) },
+		},
+		{
+			Name:     "neighbour-dead",
+			Question: "M18",
+			Brief:    "target-1 is cut off: its port of the proxy's bridge is down",
+			Traffic:  []string{"-c", "24", "--timeout", "5s"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: meridioToProxy.dev, Wait: neighbourWait,
+				Drops:  unanswered(),
+				Advice: "the target does not answer for its address: see whether its device and its port of the proxy's bridge are up",
+			},
+			break_: func(ctx context.Context, w *World) error { return w.cutOffTarget(ctx) },
+			fix:    func(ctx context.Context, w *World) error { return w.raise(ctx, meridioTargetWire()) },
+		},
+		{
+			Name:     "stale-neighbour",
+			Question: "M35",
+			Brief:    "the gateway sends to a hardware address that the load balancer no longer has",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
+				Drops: slices.Concat(measured(4, "OTHERHOST", "ip_rcv_core"),
+					measured(6, "OTHERHOST", "ip6_rcv_core")),
+				Advice: "the frame is for another hardware address: compare the gateway's neighbour entry with the load balancer's device, and delete it",
+			},
+			break_: func(_ context.Context, w *World) error { return eachOf(e.staleNeighbours(), w.setNeighbour) },
+			fix:    func(_ context.Context, w *World) error { return eachOf(e.staleNeighbours(), w.removeNeighbour) },
+		},
+		{
+			Name:     "no-proxy-rule",
+			Question: "M23",
+			Brief:    "the proxy's rule from the virtual address to table 1 is gone",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "reply", Netns: px, Dev: meridioBridge.dev,
+				Drops: slices.Concat(measured(4, "IP_INNOROUTES", "ip_error"),
+					measured(6, "IP_INNOROUTES", "ip6_pkt_drop", "ip6_pkt_discard")),
+				Advice: "no rule leads replies to the load balancers: put back the rule from the virtual address in the proxy",
+			},
+			break_: func(_ context.Context, w *World) error { return eachOf(meridioProxyRules(), w.removeRule) },
+			fix:    func(_ context.Context, w *World) error { return eachOf(meridioProxyRules(), w.addRule) },
+		},
+		{
+			Name:     "dead-nexthop",
+			Question: "M24",
+			Brief:    "the proxy sends replies to a load balancer that is gone",
+			Traffic:  []string{"-c", "24", "--timeout", "5s"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "reply", Netns: px, Dev: meridioBridge.dev, Wait: neighbourWait,
+				Drops:  unanswered(),
+				Advice: "the next hop of replies does not answer: take the load balancer that is gone out of the proxy's routes",
+			},
+			break_: func(_ context.Context, w *World) error {
+				return eachOf(meridioProxyDefaults(meridioGone4, meridioGone6), w.replaceRoute)
+			},
+			fix: func(_ context.Context, w *World) error {
+				return eachOf(meridioProxyDefaults(meridioBalancer4, meridioBalancer6), w.replaceRoute)
+			},
 		},
 	}
+	if e.vlan || e.vxlan {
+		return faults // their carrier is not that of the other end
+	}
+	return append(faults, Fault{
+		Name:     "nsm-down",
+		Question: "M7",
+		Brief:    "the load balancer's external device is down",
+		Traffic:  []string{"-c", "4", "--timeout", "5s"},
+		Expect: Expect{
+			Outcome: "dropped", Packet: "request", Netns: l.namespace(meridioGW), Dev: e.gateway, Wait: neighbourWait,
+			Drops:  unanswered(),
+			Advice: "the link to the load balancer has no carrier: set its external device up, and see that table 4096 has its routes again",
+		},
+		break_: func(ctx context.Context, w *World) error { return w.externalDown(ctx, e) },
+		fix:    func(ctx context.Context, w *World) error { return w.externalUp(ctx, e) },
+	})
 }
 
 // measured are the sites of lost IPv4 or IPv6 packets. The functions were found
@@ -115,7 +236,7 @@ func measured(ip int, reason string, at ...string) []Site {
 func measuredOn(kernels []string, ip int, reason string, at ...string) []Site {
 	var sites []Site
 	for _, kernel := range kernels {
-		sites = append(sites, Site{kernel, ip, reason, at})
+		sites = append(sites, Site{Kernel: kernel, IP: ip, Reason: reason, At: at})
 	}
 	return sites
 }
@@ -129,24 +250,6 @@ func (w *World) eachVIP(do func(address) error) error {
 	return do(address{nsc, vip6Prefix})
 }
 
-func (w *World) eachRule(do func(rule) error) error {
-	for _, r := range meridioMarkRules() {
-		if err := do(r); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func eachDefault(e meridioExternal, do func(route) error) error {
-	for _, r := range e.defaults() {
-		if err := do(r); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // setReversePathFilter sets the filter (0 off, 1 strict) of the load balancer.
 // The kernel takes the larger of "all" and the device's own value.
 func (w *World) setReversePathFilter(dev, mode string) error {
@@ -156,4 +259,20 @@ func (w *World) setReversePathFilter(dev, mode string) error {
 		}
 	}
 	return nil
+}
+
+// unanswered are the sites of packets whose next hop does not answer for its
+// hardware address. The first in the queue is freed with a name where IPv4 is
+// asked for; those behind it are purged if the load balancer's error message about
+// it is for the same neighbour, as its mark leads it there.
+func unanswered() []Site {
+	sites := slices.Concat(measured(4, "NEIGH_FAILED", "neigh_invalidate", "arp_error_report"),
+		measured(6, "NOT_SPECIFIED", "neigh_invalidate", "ndisc_error_report"))
+	for i := range sites {
+		sites[i].Or = "QUEUE_PURGE"
+		if sites[i].Kernel == "6.1" {
+			sites[i].Or = "NOT_SPECIFIED"
+		}
+	}
+	return sites
 }

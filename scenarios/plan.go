@@ -106,6 +106,15 @@ const (
 	protocolBGP  = 186
 )
 
+// neighbour is an entry of a device's neighbour table. state is one of
+// netlink.NUD_*.
+type neighbour struct {
+	port
+	ip    netip.Addr
+	mac   net.HardwareAddr
+	state int
+}
+
 // skipDAD are the settings with which an IPv6 address works at once.
 func skipDAD(nodes ...string) []sysctl {
 	var all []sysctl
@@ -346,7 +355,22 @@ func (w *World) raise(ctx context.Context, ports []port) error {
 	return nil
 }
 
+// awaitLinks waits until the devices of node in waiting work.
 func (w *World) awaitLinks(ctx context.Context, node string, waiting map[string]bool) error {
+	err := w.awaitLinkState(ctx, node, waiting, func(a *netlink.LinkAttrs) bool { return a.OperState == netlink.OperUp })
+	return wrap("wait for devices to come up", err)
+}
+
+// awaitNoCarrier waits until a device knows that the other end is down: until
+// then what it sends is lost on the way.
+func (w *World) awaitNoCarrier(ctx context.Context, d port) error {
+	err := w.awaitLinkState(ctx, d.node, map[string]bool{d.dev: true}, func(a *netlink.LinkAttrs) bool {
+		return a.OperState == netlink.OperDown || a.OperState == netlink.OperLowerLayerDown
+	})
+	return wrap("wait for a device to lose its carrier", err)
+}
+
+func (w *World) awaitLinkState(ctx context.Context, node string, waiting map[string]bool, is func(*netlink.LinkAttrs) bool) error {
 	updates := make(chan netlink.LinkUpdate, 16)
 	done := make(chan struct{})
 	defer close(done)
@@ -361,11 +385,11 @@ func (w *World) awaitLinks(ctx context.Context, node string, waiting map[string]
 			if !ok {
 				return fmt.Errorf("watch devices of %s: the kernel closed the subscription", node)
 			}
-			if u.Attrs().OperState == netlink.OperUp {
+			if is(u.Attrs()) {
 				delete(waiting, u.Attrs().Name)
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("devices of %s did not come up: %w", node, ctx.Err())
+			return fmt.Errorf("devices of %s: %w", node, ctx.Err())
 		}
 	}
 	return nil

@@ -36,6 +36,47 @@ func (w *World) linkUp(d port) error {
 	return wrap("set "+d.dev+" in "+d.node+" up", w.nodes[d.node].nl.LinkSetUp(l))
 }
 
+func (w *World) linkDown(d port) error {
+	l, err := w.link(d)
+	if err != nil {
+		return err
+	}
+	return wrap("set "+d.dev+" in "+d.node+" down", w.nodes[d.node].nl.LinkSetDown(l))
+}
+
+// setNeighbour makes an entry of a neighbour table, or changes the one there.
+func (w *World) setNeighbour(n neighbour) error {
+	l, err := w.link(n.port)
+	if err != nil {
+		return err
+	}
+	err = w.nodes[n.node].nl.NeighSet(n.netlink(l))
+	return wrap(fmt.Sprintf("set neighbour %s on %s in %s", n.ip, n.dev, n.node), err)
+}
+
+// removeNeighbour removes an entry of a neighbour table; it may be gone already.
+func (w *World) removeNeighbour(n neighbour) error {
+	l, err := w.link(n.port)
+	if err != nil {
+		return err
+	}
+	err = w.nodes[n.node].nl.NeighDel(n.netlink(l))
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return wrap(fmt.Sprintf("remove neighbour %s on %s in %s", n.ip, n.dev, n.node), err)
+}
+
+func (n neighbour) netlink(l netlink.Link) *netlink.Neigh {
+	family := unix.AF_INET
+	if n.ip.Is6() {
+		family = unix.AF_INET6
+	}
+	return &netlink.Neigh{
+		LinkIndex: l.Attrs().Index, Family: family, IP: n.ip.AsSlice(), HardwareAddr: n.mac, State: n.state,
+	}
+}
+
 // setSysctl writes value to net/KEY of the node; KEY is a path ("ipv4/ip_forward").
 func (w *World) setSysctl(node, key, value string) error {
 	return inside(w.nodes[node].ns, func() error {
@@ -155,6 +196,16 @@ func (w *World) removeRoute(r route) error {
 		return fmt.Errorf("remove %s in %s: %w", r, r.node, err)
 	}
 	return nil
+}
+
+// replaceRoute makes a route in place of the one with its destination, table and
+// metric, if there is one.
+func (w *World) replaceRoute(r route) error {
+	n, err := w.netlinkRoute(r)
+	if err != nil {
+		return err
+	}
+	return wrap(fmt.Sprintf("replace %s in %s", r, r.node), w.nodes[r.node].nl.RouteReplace(n))
 }
 
 func (r route) is6() bool {

@@ -115,8 +115,7 @@ func (c faultCase) ours(port uint16) bool { return port >= c.first && port < c.f
 
 // here tells whether d is where the case's table says.
 func (c faultCase) here(d dropLine) bool {
-	return d.Netns == c.fault.Expect.Netns && d.Dev == c.fault.Expect.Dev && d.Reason == c.site.Reason &&
-		slices.Contains(c.site.At, functionOf(d.At))
+	return d.Netns == c.fault.Expect.Netns && d.Dev == c.fault.Expect.Dev && c.site.Is(d.Reason, functionOf(d.At))
 }
 
 func (c faultCase) check(t *testing.T, lines []dropLine) {

@@ -253,7 +253,7 @@ func findFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []faul
 			const connections = 24
 			source := netip.AddrPortFrom(netip.MustParseAddr(map[int]string{4: "200.100.0.1", 6: "200:100::1"}[c.ip]), c.first)
 			sum, err := w.Send(ctxBackground, scenarios.Traffic{
-				Connections: connections, Concurrency: connections, IPv6: c.ip == 6, Timeout: 1500e6, Source: source,
+				Connections: connections, Concurrency: connections, IPv6: c.ip == 6, Timeout: 1500e6 + f.Expect.Wait, Source: source,
 			}, nil)
 			if err != nil {
 				t.Errorf("IPv%d: %v", c.ip, err)
@@ -273,14 +273,16 @@ func (c *faultCase) checkDiagnosis(t *testing.T, all []journey) {
 		t.Error("the fault breaks no traffic")
 	}
 	f, site := c.fault, c.site
+	sites := map[string]int{}
 	for _, j := range all {
 		opening := strings.HasPrefix(j.Packet.Flags, "S") // how connections that work end is TCP's affair
 		if j.Drop == nil || !opening || !c.ours(j.Packet.SPort) && !c.ours(j.Packet.DPort) {
 			continue
 		}
 		c.dropped++
+		sites[functionOf(j.Drop.At)+" "+j.Drop.Reason]++
 		if j.Outcome != f.Expect.Outcome || j.Drop.Netns != f.Expect.Netns || j.Drop.Dev != f.Expect.Dev ||
-			j.Drop.Reason != site.Reason || !slices.Contains(site.At, functionOf(j.Drop.At)) {
+			!site.Is(j.Drop.Reason, functionOf(j.Drop.At)) {
 			t.Errorf("%s by %s/%s at %s: %s; want %s by %s/%s at %v: %s (%s)", j.Outcome, j.Drop.Netns, j.Drop.Dev, j.Drop.At, j.Drop.Reason,
 				f.Expect.Outcome, f.Expect.Netns, f.Expect.Dev, site.At, site.Reason, j.way())
 		}
@@ -295,7 +297,7 @@ func (c *faultCase) checkDiagnosis(t *testing.T, all []journey) {
 		dump(t, all[:min(len(all), 6)])
 		t.Fatal("no journey was dropped")
 	}
-	t.Logf("%d of %d journeys dropped, at %v: %s", c.dropped, len(all), site.At, site.Reason)
+	t.Logf("%d of %d journeys dropped: %v", c.dropped, len(all), sites)
 }
 
 func TestKilledRecorderLeavesAReplayableFile(t *testing.T) {

@@ -70,7 +70,8 @@ func readDevices(h *netlink.Handle, ns Namespace) ([]decoder.Device, error) {
 		devices = append(devices, decoder.Device{
 			Netns: ns.Inode, Index: uint32(a.Index), Name: a.Name, Kind: l.Type(),
 			MAC: a.HardwareAddr.String(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
-			Master: uint32(a.MasterIndex), Addrs: byIndex[a.Index],
+			NoCarrier: a.RawFlags&(unix.IFF_UP|unix.IFF_LOWER_UP) == unix.IFF_UP,
+			Master:    uint32(a.MasterIndex), Addrs: byIndex[a.Index],
 		})
 	}
 	return devices, nil
