@@ -257,7 +257,7 @@ func (b *builder) decided(br *branch, e *event) {
 		b.inferBridge(br, prev, e)
 		return
 	}
-	b.routeHop(br, prev, e)
+	b.routeHop(br, prev, e, []string{b.w.deviceName(e.view, e.rec.Netns, e.rec.Ifindex), b.master(e)})
 }
 
 // bridged tells whether a frame went from one port of a bridge to another
@@ -345,7 +345,7 @@ func (b *builder) dropped(br *branch, e *event) {
 			f.lb = b.lbHop(br, br.dev, e, f.inQueue())
 		}
 		if f.routed() {
-			b.routeHop(br, br.dev, e)
+			b.routeHop(br, br.dev, e, f.leavesBy())
 		}
 	}
 	b.natHops(br, n)

@@ -122,13 +122,10 @@ func (b *builder) decide(bal *Balancer, e *event) LBDecision {
 }
 
 // routeHop adds how the packet that came in at prev was routed on its way to e,
-// an egress or a drop: the mark is the one it had then, after any balancer.
-func (b *builder) routeHop(br *branch, prev, e *event) {
+// an egress or a drop: the mark is the one it had then, after any balancer. devs
+// are as in lookup.
+func (b *builder) routeHop(br *branch, prev, e *event, devs []string) {
 	out := bpf.Hook(e.rec.Hook) == bpf.HookTCEgress
-	var devs []string
-	if out {
-		devs = []string{b.w.deviceName(e.view, e.rec.Netns, e.rec.Ifindex), b.master(e)}
-	}
 	_, res := b.lookup(br, prev, e, devs)
 	if res == nil {
 		return

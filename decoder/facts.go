@@ -102,6 +102,15 @@ func (f *dropFacts) ipLen() int {
 	return int(describePacket(f.rec, f.b.o.snapshot(f.e)).Len)
 }
 
+// leavesBy are the device (and no bridge) that the packet was to leave by when it
+// was lost, if it was; else none.
+func (f *dropFacts) leavesBy() []string {
+	if !unresolved(f) {
+		return nil
+	}
+	return []string{f.drop.Dev, ""}
+}
+
 // lookup is what routing says about the packet; nil: no rules are known.
 func (f *dropFacts) lookup() *RouteResult {
 	if !f.routeSet && f.dst.IsValid() {
@@ -110,7 +119,7 @@ func (f *dropFacts) lookup() *RouteResult {
 		if f.sameNetns {
 			from = f.prev
 		}
-		f.query, f.route = f.b.lookup(f.br, from, f.e, nil)
+		f.query, f.route = f.b.lookup(f.br, from, f.e, f.leavesBy())
 	}
 	return f.route
 }

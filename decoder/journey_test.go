@@ -184,9 +184,15 @@ func scenes() []scene {
 			packets: func(s *stream) { request(s, 1).drop(nsGW, ext0, 9*us, rNeighFailed, atNeigh) },
 		},
 		{
+			// The state before the present one had no rule for the reply.
 			name: "dead-nexthop", outcomes: []Outcome{Dropped}, question: "M24", reason: "NEIGH_FAILED", netns: "wm-meridio-px",
-			world:   func(w *trench) { w.routing[nsPX].Routes[0] = route(1, "0.0.0.0/0", "unicast", "172.16.1.4", "bridge0") },
-			packets: func(s *stream) { replyInProxy(reply(s, 1)).drop(nsPX, bridge0, 9*us, rNeighFailed, atNeigh) },
+			world: func(w *trench) { w.routing[nsPX].Rules = standardRules(4) },
+			packets: func(s *stream) {
+				r := newTrench().routing[nsPX]
+				r.Routes[0] = route(1, "0.0.0.0/0", "unicast", "172.16.1.4", "bridge0")
+				s.contexts(&Context{Routing: r})
+				replyInProxy(reply(s, 1)).drop(nsPX, bridge0, 9*us, rNeighFailed, atNeigh)
+			},
 		},
 		{
 			name: "one-dead-nexthop", outcomes: []Outcome{Dropped}, question: "M24", reason: "NEIGH_FAILED", netns: "wm-meridio-px",
