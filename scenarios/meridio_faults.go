@@ -155,7 +155,7 @@ func meridioFaults(l *lab, e meridioExternal) []Fault {
 			Traffic:  []string{"-c", "24", "--timeout", "5s"},
 			Expect: Expect{
 				Outcome: "dropped", Packet: "request", Netns: lb, Dev: meridioToProxy.dev, Wait: neighbourWait,
-				Drops:  unanswered(),
+				Drops:  orPurged(unanswered()),
 				Advice: "the target does not answer for its address: see whether its device and its port of the proxy's bridge are up",
 			},
 			break_: func(ctx context.Context, w *World) error { return w.cutOffTarget(ctx) },
@@ -196,7 +196,7 @@ func meridioFaults(l *lab, e meridioExternal) []Fault {
 			Traffic:  []string{"-c", "24", "--timeout", "5s"},
 			Expect: Expect{
 				Outcome: "dropped", Packet: "reply", Netns: px, Dev: meridioBridge.dev, Wait: neighbourWait,
-				Drops:  unanswered(),
+				Drops:  orPurged(unanswered()),
 				Advice: "the next hop of replies does not answer: take the load balancer that is gone out of the proxy's routes",
 			},
 			break_: func(_ context.Context, w *World) error {
@@ -262,12 +262,15 @@ func (w *World) setReversePathFilter(dev, mode string) error {
 }
 
 // unanswered are the sites of packets whose next hop does not answer for its
-// hardware address. The first in the queue is freed with a name where IPv4 is
-// asked for; those behind it are purged if the load balancer's error message about
-// it is for the same neighbour, as its mark leads it there.
+// hardware address: IPv6 gives no reason.
 func unanswered() []Site {
-	sites := slices.Concat(measured(4, "NEIGH_FAILED", "neigh_invalidate", "arp_error_report"),
-		measured(6, "NOT_SPECIFIED", "neigh_invalidate", "ndisc_error_report"))
+	return slices.Concat(measured(4, "NEIGH_FAILED", "neigh_invalidate"), measured(6, "NOT_SPECIFIED", "neigh_invalidate"))
+}
+
+// orPurged are the same where those that wait behind the first are purged: as soon
+// as anything, an error message about the first for one, asks for the same address
+// again.
+func orPurged(sites []Site) []Site {
 	for i := range sites {
 		sites[i].Or = "QUEUE_PURGE"
 		if sites[i].Kernel == "6.1" {
