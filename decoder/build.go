@@ -347,6 +347,8 @@ func (b *builder) dropped(br *branch, e *event) {
 		if f.routed() {
 			b.routeHop(br, br.dev, e, f.leavesBy())
 		}
+	} else if f.inQueue() {
+		f.lb = b.refusal(e)
 	}
 	b.natHops(br, n)
 	explainDrop(f, &d)

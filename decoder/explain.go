@@ -58,6 +58,20 @@ func (b *builder) lbHop(br *branch, prev, e *event, dropped bool) *LBDecision {
 	return &d
 }
 
+// refusal is why a balancer of e's namespace drops the packet that was freed at e,
+// of which nothing else was seen; nil: none does, as far as is known.
+func (b *builder) refusal(e *event) *LBDecision {
+	if b.s.opt.LB == nil || e.rec.IpVersion == 0 || firstFragment(&e.rec) || laterFragment(&e.rec) {
+		return nil
+	}
+	for _, state := range b.w.balancers(e.view, e.rec.Netns) {
+		if d := b.decide(state, e); !d.Accept {
+			return &d
+		}
+	}
+	return nil
+}
+
 // markedOnEntry explains a mark the packet had at the first record in its
 // namespace: a balancer in the device's TC hook comes before waymark's. Only
 // agreement is shown, the mark may be somebody else's.

@@ -77,6 +77,11 @@ func scenes() []scene {
 			packets: func(s *stream) { request(s, 1).requestToLB().drop(nsLB, nsm1, 30*us, rNotSpecified, atReinject) },
 		},
 		{
+			// As drops sees it, without the hooks on devices.
+			name: "no-target-alone", outcomes: []Outcome{Dropped}, question: "M15", lb: trenchLB{noTarget: true}, netns: "wm-meridio-lb",
+			packets: func(s *stream) { request(s, 1).drop(nsLB, nsm1, 0, rNotSpecified, atReinject) },
+		},
+		{
 			name: "vip-missing", outcomes: []Outcome{Dropped}, question: "M25", reason: "IP_INADDRERRORS", netns: "wm-meridio-t1",
 			world:   func(w *trench) { w.devices[7] = device(nsT1, nscT1, "nsc", 0, "172.16.1.6/24", "fd00::ac10:106/120") },
 			packets: func(s *stream) { request(s, 1).request().drop(nsT1, nscT1, 4*us, rInAddr, atIPError) },

@@ -196,6 +196,9 @@ func (p *places) update(s *stream) error {
 		if err := s.changed(t, u.state); err != nil {
 			return err
 		}
+		if err := s.lookForBalancer(t); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ type told struct {
 	devices  map[uint32]decoder.Device
 	balancer *decoder.Balancer
 	queues   decoder.Queues
+	sought   bool   // a balancer was looked for before any record came from there
 	queuesAt uint64 // boot time of the last look at queues and balancer
 }
 
@@ -156,6 +157,19 @@ func (s *stream) tellBalancer(t *told) error {
 	t.balancer = b
 	b.Netns = t.ns.Inode
 	return s.context(&decoder.Context{Balancer: b})
+}
+
+// lookForBalancer tells of a namespace with a balancer though no record came from
+// there: what is lost elsewhere is explained with the addresses it serves.
+func (s *stream) lookForBalancer(t *told) error {
+	if t.active || t.sought || s.opts.Balancer == nil {
+		return nil
+	}
+	t.sought = true
+	if b, err := s.opts.Balancer(t.ns); err != nil || b == nil {
+		return nil
+	}
+	return s.activate(t.ns.Inode)
 }
 
 // refresh looks at what changes without a notification: queues and balancers

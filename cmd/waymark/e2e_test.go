@@ -276,8 +276,8 @@ func parseJourneys(t testing.TB, out []byte) []journey {
 
 // dropLine is what the tests read of a drop's JSON.
 type dropLine struct {
-	Type, Netns, Dev, Reason, At string
-	Packet                       struct{ SPort, DPort uint16 }
+	Type, Netns, Dev, Reason, At, Question string
+	Packet                                 struct{ SPort, DPort uint16 }
 }
 
 func parseDrops(t testing.TB, out []byte) []dropLine {
