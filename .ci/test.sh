@@ -48,12 +48,19 @@ export WAYMARK_BIN=$out/waymark
 
 step "host kernel $(uname -r)"
 go vet ./...
-# Those that bring labs up one at a time, there is one lab of a name on a machine.
+# Those that bring labs up one at a time, there is one lab of a name on a machine;
+# beside them the package of the machines, which mostly waits.
 labs='^waymark/(cmd/waymark|nfqlb|scenarios|tracer)$'
+machines=waymark/scenarios/vm
 # shellcheck disable=SC2046 # a list of words
-go test -count=1 -timeout 15m $(go list ./... | grep -vE "$labs")
+go test -count=1 -timeout 15m $(go list ./... | grep -vE "$labs" | grep -vx $machines)
+set -m # a process group for each in the background, to end it whole
+go test -count=1 -timeout 15m $machines >"$out/machines.log" 2>&1 &
+set +m
 # shellcheck disable=SC2046
 go test -p 1 -count=1 -timeout 15m $(go list ./... | grep -E "$labs")
+wait $! || { cat "$out/machines.log"; exit 1; }
+cat "$out/machines.log"
 
 if [ "$(id -u)" = 0 ]; then
 	# What touches a kernel runs on every kernel, from the same tables.
@@ -63,7 +70,7 @@ if [ "$(id -u)" = 0 ]; then
 	done
 	go build -o "$out/vmtest" ./scenarios/vm/vmtest
 	# A machine is one thread of qemu: side by side.
-	set -m # a process group for each, to end it whole
+	set -m
 	for k in $kernels; do
 		"$out/vmtest" --kernel "$k" --fetch
 		{ in_machines "$k"; touch "$out/$k.passed"; } >"$out/$k.log" 2>&1 &

@@ -31,7 +31,8 @@
  * Failure modes: a retransmission with the same IP id that gets the same
  * pointer and is first seen at a later hook than the trail began; two
  * packets of equal content through an encapsulating device; VXLAN on another
- * port than vxlan_frame() knows, and VXLAN in VXLAN.
+ * port than vxlan_frame() knows, and VXLAN in VXLAN; a packet that waits while
+ * as many others as there are entries pass at new addresses.
  *
  * Most packets are not tracked, so `tracked` is asked first: a counter per
  * bucket of pointers, in .bss, one load without a helper call. It only errs
