@@ -62,8 +62,11 @@ func newRing(t testing.TB, bytes uint32) (*ebpf.Map, *ring) {
 
 func produce(t testing.TB, p *ebpf.Program, n int) {
 	t.Helper()
-	_, err := p.Run(&ebpf.RunOptions{Data: make([]byte, 14), Repeat: uint32(n)})
-	must(t, err)
+	data := make([]byte, 14)
+	for range n { // a signal makes Run repeat all that Repeat asks for
+		_, err := p.Run(&ebpf.RunOptions{Data: data})
+		must(t, err)
+	}
 }
 
 func TestRingKeepsOrderOverManyWraps(t *testing.T) {
