@@ -71,7 +71,7 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 		j.ID = fmt.Sprintf("%sx%d", s.idStart(), o.loose)
 		j.seq.trail = o.loose
 	}
-	b := builder{s: s, w: s.world, o: o, j: j, settled: settled}
+	b := builder{s: s, w: s.world, o: o, j: j, settled: settled, branches: s.branches[:0]}
 	for _, t := range o.trails {
 		b.branches = append(b.branches, branch{trail: t.id, parent: t.parent, ended: t.ended, root: t.id == o.root})
 	}
@@ -94,6 +94,8 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	}
 	b.connection(&first.rec)
 	b.outcome()
+	clear(b.branches)
+	s.branches = b.branches
 	return j
 }
 
@@ -332,6 +334,11 @@ func (b *builder) dropped(br *branch, e *event) {
 	if row := fateOf(f); row != nil {
 		br.fate, br.freed, br.freedT = row, d.At, e.rec.TimeNs-b.j.seq.start
 		b.natHops(br, n)
+		if b.s.opt.EmitNormal != nil {
+			normal := d
+			normal.Time, normal.Normal = b.s.wall(e.rec.TimeNs), row.why
+			b.j.normal = append(b.j.normal, normal)
+		}
 		if row.hide {
 			return
 		}

@@ -62,17 +62,23 @@ func (s *Stitcher) hand(j *Journey) {
 	s.markShed(j)
 	// Here, so that what is left out changes nothing about the others: a reader
 	// who selects gets some of what is printed without selecting.
-	j.Flow, j.Reply = s.flows.name(j)
+	if s.opt.Emit != nil { // drops do not tell their flow
+		j.Flow, j.Reply = s.flows.name(j)
+	}
 	s.handed.journeys++
 	wanted := s.opt.wants(j)
 	if wanted {
 		s.stats.Journeys++
+		s.stats.Normal += uint64(len(j.normal))
+		for i := range j.normal {
+			j.tell(&j.normal[i], s.opt.EmitNormal)
+		}
 	}
 	for i := range j.drops {
 		s.handed.drops++
 		if wanted {
 			s.stats.Drops++
-			s.handDrop(j, j.drops[i])
+			j.tell(&j.drops[i], s.opt.EmitDrop)
 		}
 		if s.opt.Emit == nil && se.Limit > 0 && s.handed.drops >= uint64(se.Limit) {
 			s.done = true
@@ -88,14 +94,15 @@ func (s *Stitcher) hand(j *Journey) {
 	s.done = se.Limit > 0 && s.handed.journeys >= uint64(se.Limit)
 }
 
-// handDrop gives a loss of j to its reader.
-func (s *Stitcher) handDrop(j *Journey, d Drop) {
-	if s.opt.EmitDrop == nil {
+// tell tells a drop of j by itself; a nil reader wants none.
+func (j *Journey) tell(d *Drop, reader func(*Drop)) {
+	if reader == nil {
 		return
 	}
+	alone := *d
 	p := j.Packet
-	d.Type, d.Node, d.Packet, d.Journey = "drop", j.Node, &p, j.ID
-	s.opt.EmitDrop(&d)
+	alone.Type, alone.Node, alone.Packet, alone.Journey = "drop", j.Node, &p, j.ID
+	reader(&alone)
 }
 
 // markLosses notes which lost records could have been the journey's.

@@ -287,7 +287,11 @@ func (f *dropFacts) listeners() (queues []Queue, known bool) {
 
 // fill replaces {name} in an advice text by the fact of that name.
 func (f *dropFacts) fill(text string) string {
+	if !strings.Contains(text, "{") {
+		return text
+	}
 	var b strings.Builder
+	b.Grow(2 * len(text))
 	for {
 		before, rest, ok := strings.Cut(text, "{")
 		b.WriteString(before)

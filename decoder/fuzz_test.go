@@ -46,6 +46,13 @@ func FuzzStitcher(f *testing.F) {
 		flows := NewFlows()
 		var html bytes.Buffer
 		page := NewHTMLWriter(&html, HTMLOptions{})
+		drop := func(d *Drop) { must(t, text.Drop(d)); must(t, js.Drop(d)) }
+		var kinds *DropKinds
+		kinds = NewDropKinds(DropKindsOptions{
+			First: drop, All: true,
+			Repeats: func(c *DropCount) { must(t, text.Drops(c)); must(t, js.Drops(c)) },
+			Second:  func() { must(t, text.Top(kinds.Top(5), nil, Screen{Columns: 40, Rows: 5})) },
+		})
 		st := NewStitcher(Options{
 			MaxOpen: maxOpen, LB: trenchLB{}, Linger: time.Millisecond,
 			Match: func(p PacketBytes) bool {
@@ -60,7 +67,9 @@ func FuzzStitcher(f *testing.F) {
 				must(t, page.Journey(j))
 				flows.Add(j)
 			},
-			EmitDrop:   func(d *Drop) { must(t, text.Drop(d)); must(t, js.Drop(d)) },
+			EmitDrop:   func(d *Drop) { drop(d); kinds.Add(d) },
+			EmitNormal: kinds.Add,
+			EmitClock:  kinds.Clock,
 			EmitStatus: func(s *Status) { must(t, text.Status(s)); must(t, js.Status(s)) },
 		})
 		for len(in) >= 3 {
@@ -87,6 +96,9 @@ func FuzzStitcher(f *testing.F) {
 			}
 		}
 		st.Flush()
+		kinds.Finish(st.Status().Time)
+		must(t, text.Totals(kinds.Totals(5)))
+		must(t, js.Totals(kinds.Totals(5)))
 		if !st.Done() && st.Stats().Open != 0 {
 			t.Fatal("Flush left journeys open")
 		}

@@ -91,6 +91,7 @@ type Journey struct {
 	until  uint64 // boot clock ns up to which a lost record could have belonged to it
 	ends   bool   // the end of every packet in it was told
 	drops  []Drop // every loss in it, also of copies
+	normal []Drop // what was freed as a drop in normal use, if anybody asks
 	tuples []tuple
 	inner  tuple // the tuple an ICMP error talks about
 	syn    int   // 1: opens a connection, 2: answers that
@@ -186,6 +187,7 @@ type Drop struct {
 	At       string   `json:"at,omitempty"` // function+offset
 	Packet   *Packet  `json:"packet,omitempty"`
 	Because  string   `json:"because,omitempty"`
+	Normal   string   `json:"normal,omitempty"` // why this is no loss; see Options.EmitNormal
 	Advice   string   `json:"advice,omitempty"`
 	Question string   `json:"question,omitempty"` // row of the fault table that this answers
 	Journey  string   `json:"journey,omitempty"`
@@ -201,6 +203,7 @@ type Status struct {
 	Tracked   int      `json:"tracked"`   // journeys still open
 	Evicted   uint64   `json:"evicted"`   // journeys cut off to bound memory
 	Journeys  uint64   `json:"journeys"`  // journeys printed
+	Normal    uint64   `json:"normal,omitempty"` // of `drops`: packets freed as drops in normal use
 	CostPct   float64  `json:"cost_percent,omitempty"`
 
 	// Of a trace with a budget that something was left out for.

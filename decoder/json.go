@@ -11,6 +11,8 @@ import (
 type Writer interface {
 	Journey(*Journey) error
 	Drop(*Drop) error
+	Drops(*DropCount) error
+	Totals(*DropTable) error
 	Flow(*FlowSummary) error
 	Status(*Status) error
 }
@@ -30,6 +32,17 @@ func (w *JSONWriter) Journey(j *Journey) error { return w.enc.Encode(j) }
 
 // Drop implements Writer.
 func (w *JSONWriter) Drop(d *Drop) error { return w.enc.Encode(d) }
+
+// Drops implements Writer.
+func (w *JSONWriter) Drops(c *DropCount) error { return w.enc.Encode(c) }
+
+// Totals implements Writer. Where there was nothing it prints nothing.
+func (w *JSONWriter) Totals(t *DropTable) error {
+	if t.Drops == 0 && len(t.Normal) == 0 {
+		return nil
+	}
+	return w.enc.Encode(t)
+}
 
 // Flow implements Writer.
 func (w *JSONWriter) Flow(f *FlowSummary) error { return w.enc.Encode(f) }

@@ -18,7 +18,8 @@ type Recording struct {
 	In io.Reader
 	// Options of its stitcher. What to emit is for Merge to say.
 	Options Options
-	// Drops: tell losses instead of journeys.
+	// Drops: tell drops instead of journeys, also those in normal use, and what
+	// DropKinds goes by, the stream's time.
 	Drops bool
 
 	// What is known once it was read.
@@ -36,6 +37,9 @@ type Told struct {
 	Journey *Journey
 	Drop    *Drop
 	Status  *Status
+	Clock   WallTime // the recording came this far
+
+	from WallTime // with Clock: nothing that began earlier comes behind it
 }
 
 // Time is when it began.
@@ -48,7 +52,7 @@ func (t Told) Time() WallTime {
 	case t.Status != nil:
 		return t.Status.Time
 	}
-	return 0
+	return t.Clock
 }
 
 // Merge replays recordings side by side and gives what they tell in the order
@@ -103,7 +107,10 @@ type front struct {
 
 func (f *front) advance() {
 	f.told, f.ok = f.next()
-	if f.told.Status == nil { // which comes right behind what it follows
+	switch {
+	case f.told.Clock != 0:
+		f.at = f.told.from
+	case f.told.Status == nil: // which comes right behind what it follows
 		f.at = f.told.Time()
 	}
 }
@@ -120,14 +127,17 @@ func (r *Recording) tell(nodes map[string][]*Recording, yield func(Told) bool) {
 		}
 	}
 	o := r.Options
-	o.Emit, o.EmitDrop = nil, nil
+	o.Emit, o.EmitDrop, o.EmitNormal, o.EmitClock = nil, nil, nil, nil
+	var s *Stitcher
 	if r.Drops {
 		o.EmitDrop = func(d *Drop) { say(Told{Drop: d}) }
+		o.EmitNormal = o.EmitDrop
+		o.EmitClock = func(t WallTime) { say(Told{Clock: t, from: s.wall(s.earliest())}) }
 	} else {
 		o.Emit = func(j *Journey) { say(Told{Journey: j}) }
 	}
 	o.EmitStatus = func(s *Status) { say(Told{Status: s}) }
-	s := NewStitcher(o)
+	s = NewStitcher(o)
 	s.idNode = func(node string) string { return idNode(nodes, r, node) }
 	r.Result, r.Err = Replay(r.In, &telling{r, s, &enough})
 	if errors.Is(r.Err, errEnough) {

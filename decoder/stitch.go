@@ -34,6 +34,12 @@ type Options struct {
 	// EmitDrop gets each loss, in the order of the journeys. If Emit is nil,
 	// the session's limit counts losses.
 	EmitDrop func(*Drop)
+	// EmitNormal gets, likewise, each packet that the kernel freed through its drop
+	// path in normal use, with Normal saying why that is no loss.
+	EmitNormal func(*Drop)
+	// EmitClock gets the stream's time when the stream tells it, after what was
+	// due by then.
+	EmitClock func(WallTime)
 	// EmitStatus gets a status whenever the tracer leaves out more or less, to
 	// keep to its budget.
 	EmitStatus func(*Status)
@@ -73,6 +79,7 @@ type Stats struct {
 	Evicted   uint64 // journeys cut off for MaxOpen
 	Journeys  uint64 // journeys emitted
 	Drops     uint64 // losses emitted
+	Normal    uint64 // packets freed as drops in normal use, emitted
 }
 
 // Stitcher puts records together to journeys. It is a [Sink]; it is not safe
@@ -82,24 +89,25 @@ type Stitcher struct {
 	world *world
 	flows flowNames
 
-	told   uint64 // losses until then were told; 0: the stream does not say
-	now    uint64 // the newest time in the stream, ns
-	rec    bpf.Record
-	trails map[uint64]*openJourney // open journeys by every trail in them
-	skbs   map[uint64]uint64       // which trail an sk_buff address belongs to
-	recent recentTrails
-	frags  fragmented
-	order  list[byStart] // open journeys by start
-	quiet  list[byQuiet] // open journeys by last record
-	queued list[byQuiet] // those of packets that wait in a queue, by last record
-	ended  list[byQuiet] // open journeys whose trails have all ended, by last record
-	free   []*openJourney
-	wait   waiting // finished, waiting for those that started earlier
-	loose  uint64  // journeys of records without a trail
-	count  int     // open journeys
-	stats  Stats
-	handed struct{ journeys, drops uint64 } // also those that Options leave out: what the session's limit counts
-	done   bool
+	told     uint64 // losses until then were told; 0: the stream does not say
+	now      uint64 // the newest time in the stream, ns
+	rec      bpf.Record
+	trails   map[uint64]*openJourney // open journeys by every trail in them
+	skbs     map[uint64]uint64       // which trail an sk_buff address belongs to
+	recent   recentTrails
+	frags    fragmented
+	order    list[byStart] // open journeys by start
+	quiet    list[byQuiet] // open journeys by last record
+	queued   list[byQuiet] // those of packets that wait in a queue, by last record
+	ended    list[byQuiet] // open journeys whose trails have all ended, by last record
+	free     []*openJourney
+	branches []branch // of the journey that is being built; kept for the next
+	wait     waiting  // finished, waiting for those that started earlier
+	loose    uint64   // journeys of records without a trail
+	count    int      // open journeys
+	stats    Stats
+	handed   struct{ journeys, drops uint64 } // also those that Options leave out: what the session's limit counts
+	done     bool
 
 	// idNode is what ids begin with instead of the node's name; nil: nothing
 	// else. See Merge.
@@ -148,7 +156,7 @@ func (s *Stitcher) Status() *Status {
 	b := &s.world.budget.now
 	return &Status{
 		Type: "status", Time: s.wall(s.now), Records: s.stats.Records, Lost: s.stats.Lost, Untracked: s.stats.Untracked,
-		Tracked: s.count, Evicted: s.stats.Evicted, Journeys: s.stats.Journeys,
+		Tracked: s.count, Evicted: s.stats.Evicted, Journeys: s.stats.Journeys, Normal: s.stats.Normal,
 		CostPct: b.Cost, Budget: b.Limit, Shed: b.Shed, OneIn: b.OneIn, SampledOut: b.SampledOut,
 	}
 }
@@ -177,6 +185,9 @@ func (s *Stitcher) Context(c *Context) error {
 	if c.Budget != nil && s.opt.EmitStatus != nil {
 		s.opt.EmitStatus(s.Status())
 	}
+	if c.Clock != nil && s.opt.EmitClock != nil {
+		s.opt.EmitClock(s.wall(s.now))
+	}
 	return nil
 }
 
@@ -197,9 +208,8 @@ func (s *Stitcher) Record(raw []byte) error {
 	return nil
 }
 
-// oldest is where a journey that is still to be told may have begun: the start
-// of the first one open or waiting, or now.
-func (s *Stitcher) oldest() uint64 {
+// earliest is the start of the first journey open or waiting, or now.
+func (s *Stitcher) earliest() uint64 {
 	t := s.now
 	if o := s.order.front; o != nil {
 		t = min(t, o.start)
@@ -207,6 +217,12 @@ func (s *Stitcher) oldest() uint64 {
 	if len(s.wait.heap) > 0 {
 		t = min(t, s.wait.heap[0].seq.start)
 	}
+	return t
+}
+
+// oldest is where a journey that is still to be told may have begun.
+func (s *Stitcher) oldest() uint64 {
+	t := s.earliest()
 	// A loss reaches that far: see markLosses. Records may come out of order.
 	return t - min(t, uint64(s.opt.Linger+s.opt.Settle))
 }

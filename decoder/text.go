@@ -14,7 +14,7 @@ import (
 // TextOptions shape what a TextWriter prints.
 type TextOptions struct {
 	Color bool // ANSI colours
-	Nodes bool // flows name their node
+	Nodes bool // flows and counts of drops name their node
 }
 
 // TextWriter prints for a person: a short line per hop.
@@ -433,39 +433,24 @@ var icmpNames = map[icmpKey]string{
 	{"icmp6", 133}: "router solicitation", {"icmp6", 134}: "router advertisement", {"icmp6", 135}: "neighbour solicitation", {"icmp6", 136}: "neighbour advertisement",
 }
 
-// Drop implements Writer.
-func (w *TextWriter) Drop(d *Drop) error {
-	what := w.color(red, d.Reason)
-	if d.At != "" {
-		what += " at " + d.At
-	}
-	w.printf("%s %s  %s", d.Time.clock(), w.color(bold, d.place()), what)
-	if d.Packet != nil {
-		w.printf("  %s", d.Packet.text())
-	}
-	if d.Journey != "" {
-		w.printf("  %s", w.color(dim, "#"+d.Journey))
-	}
-	w.b = append(w.b, '\n')
-	for _, s := range []struct{ head, text string }{{"because ", d.Because}, {"advice: ", d.Advice}} {
-		if s.text != "" {
-			w.printf("    %s%s\n", s.head, s.text)
-		}
-	}
+// Status implements Writer.
+func (w *TextWriter) Status(s *Status) error {
+	w.printf("%s\n", s.text())
 	return w.flush()
 }
 
-// Status implements Writer.
-func (w *TextWriter) Status(s *Status) error {
-	w.printf("%s %d records, %d lost, %d untracked, %d open, %d evicted, %d journeys", s.Time.clock(), s.Records, s.Lost, s.Untracked, s.Tracked, s.Evicted, s.Journeys)
+func (s *Status) text() string {
+	t := fmt.Sprintf("%s %d records, %d lost, %d untracked, %d open, %d evicted, %d journeys", s.Time.clock(), s.Records, s.Lost, s.Untracked, s.Tracked, s.Evicted, s.Journeys)
+	if s.Normal > 0 {
+		t += fmt.Sprintf(", %d normal", s.Normal)
+	}
 	if s.CostPct > 0 {
-		w.printf(", %.2f%% CPU", s.CostPct)
+		t += fmt.Sprintf(", %.2f%% CPU", s.CostPct)
 	}
 	if s.Budget > 0 {
-		w.printf("%s", s.budgetText())
+		t += s.budgetText()
 	}
-	w.b = append(w.b, '\n')
-	return w.flush()
+	return t
 }
 
 // clock is the time of day in UTC, µs: the same wherever a recording is read.

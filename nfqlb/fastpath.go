@@ -100,14 +100,14 @@ func fastStats(outcomes []uint64, placed uint64, redirect bool) FastStats {
 	return s
 }
 
-func (s *FastStats) metrics(m *metrics, active bool) {
-	m.single("waymark_lb_fastpath_active", "gauge", "1 while the fast path decides packets, 0 while all go to the queue.", uint64(oneIf(active)))
-	m.family("waymark_lb_fastpath_packets_total", "counter", "Packets that entered by the fast path's devices, by what it did with them.")
-	m.sample("waymark_lb_fastpath_packets_total", s.Placed-s.Redirected, "outcome", "placed")
-	m.sample("waymark_lb_fastpath_packets_total", s.Redirected, "outcome", "redirected")
-	m.sample("waymark_lb_fastpath_packets_total", s.Marked, "outcome", "marked")
+func (s *FastStats) metrics(m *MetricsText, active bool) {
+	m.Single("waymark_lb_fastpath_active", "gauge", "1 while the fast path decides packets, 0 while all go to the queue.", uint64(oneIf(active)))
+	m.Family("waymark_lb_fastpath_packets_total", "counter", "Packets that entered by the fast path's devices, by what it did with them.")
+	m.Sample("waymark_lb_fastpath_packets_total", s.Placed-s.Redirected, "outcome", "placed")
+	m.Sample("waymark_lb_fastpath_packets_total", s.Redirected, "outcome", "redirected")
+	m.Sample("waymark_lb_fastpath_packets_total", s.Marked, "outcome", "marked")
 	for o := bpf.FastpathFastOutcomeFAST_OFF; o < bpf.FastpathFastOutcomeFAST_OUTCOMES; o++ {
 		name := fastOutcomes[o]
-		m.sample("waymark_lb_fastpath_packets_total", s.Queued[name], "outcome", "queue_"+joined(name))
+		m.Sample("waymark_lb_fastpath_packets_total", s.Queued[name], "outcome", "queue_"+joined(name))
 	}
 }

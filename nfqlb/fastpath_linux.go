@@ -299,7 +299,7 @@ func (f *FastPath) Metrics() []byte {
 	f.mu.Lock()
 	active := f.active
 	f.mu.Unlock()
-	var m metrics
+	var m MetricsText
 	s := f.Stats()
 	s.metrics(&m, active)
 	return m.text

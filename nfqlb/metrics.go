@@ -17,21 +17,26 @@ const (
 	maxMetricFlows   = 1000
 	maxMetricTargets = 5000 // places that had packets, of all tables
 
-	otherSeries = "(others)" // no flow or table can be called that
+	// OtherSeries is the label of what is above a limit; no flow or table can be
+	// called that.
+	OtherSeries = "(others)"
 )
 
-// metrics is text that grows.
-type metrics struct{ text []byte }
+// MetricsText is Prometheus text that grows.
+type MetricsText struct{ text []byte }
 
-// family starts the samples of one name.
-func (m *metrics) family(name, kind, help string) {
+// Bytes is the text so far.
+func (m *MetricsText) Bytes() []byte { return m.text }
+
+// Family starts the samples of one name; kind is counter or gauge.
+func (m *MetricsText) Family(name, kind, help string) {
 	m.text = append(m.text, "# HELP "+name+" "+help+"\n# TYPE "+name+" "+kind+"\n"...)
 }
 
 var labelEscapes = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 
-// sample is one value; labels are names and values in turn.
-func (m *metrics) sample(name string, value uint64, labels ...string) {
+// Sample is one value; labels are names and values in turn.
+func (m *MetricsText) Sample(name string, value uint64, labels ...string) {
 	m.text = append(m.text, name...)
 	for i := 0; i < len(labels); i += 2 {
 		separator := byte(',')
@@ -48,29 +53,29 @@ func (m *metrics) sample(name string, value uint64, labels ...string) {
 	m.text = append(strconv.AppendUint(m.text, value, 10), '\n')
 }
 
-// single is a family with one sample.
-func (m *metrics) single(name, kind, help string, value uint64) {
-	m.family(name, kind, help)
-	m.sample(name, value)
+// Single is a family with one sample.
+func (m *MetricsText) Single(name, kind, help string, value uint64) {
+	m.Family(name, kind, help)
+	m.Sample(name, value)
 }
 
 // Metrics are the balancer's counters as Prometheus text.
 func (b *Balancer) Metrics() []byte {
 	b.foldFast()
-	var m metrics
-	m.family("waymark_lb_packets_total", "counter", "Packets by what was decided; placed got a target.")
+	var m MetricsText
+	m.Family("waymark_lb_packets_total", "counter", "Packets by what was decided; placed got a target.")
 	for i := range b.counts {
-		m.sample("waymark_lb_packets_total", b.counts[i].Load(), "reason", Reason(i).label())
+		m.Sample("waymark_lb_packets_total", b.counts[i].Load(), "reason", Reason(i).label())
 	}
 	b.flowMetrics(&m)
 	b.targetMetrics(&m)
-	m.single("waymark_lb_trace_dropped_total", "counter", "Trace messages that slow trace clients did not get.", b.trace.dropped.Load())
+	m.Single("waymark_lb_trace_dropped_total", "counter", "Trace messages that slow trace clients did not get.", b.trace.dropped.Load())
 	if s := b.FragStats(); s != nil {
-		m.single("waymark_lb_fragment_packets", "gauge", "Fragmented packets in the fragment table.", uint64(s.Active))
-		m.single("waymark_lb_fragment_inserts_total", "counter", "Fragmented packets entered in the fragment table.", uint64(s.Inserts))
-		m.single("waymark_lb_fragment_rejected_total", "counter", "Fragmented packets for which the fragment table had no room.", uint64(s.RejectedInserts))
-		m.single("waymark_lb_fragment_stored_total", "counter", "Later fragments kept until their first one came.", uint64(s.FragsAllocated))
-		m.single("waymark_lb_fragment_discarded_total", "counter", "Later fragments that were kept for nothing.", uint64(s.FragsDiscarded))
+		m.Single("waymark_lb_fragment_packets", "gauge", "Fragmented packets in the fragment table.", uint64(s.Active))
+		m.Single("waymark_lb_fragment_inserts_total", "counter", "Fragmented packets entered in the fragment table.", uint64(s.Inserts))
+		m.Single("waymark_lb_fragment_rejected_total", "counter", "Fragmented packets for which the fragment table had no room.", uint64(s.RejectedInserts))
+		m.Single("waymark_lb_fragment_stored_total", "counter", "Later fragments kept until their first one came.", uint64(s.FragsAllocated))
+		m.Single("waymark_lb_fragment_discarded_total", "counter", "Later fragments that were kept for nothing.", uint64(s.FragsDiscarded))
 	}
 	return m.text
 }
@@ -91,34 +96,34 @@ func joined(text string) string {
 	return strings.ToLower(strings.Join(words, "_"))
 }
 
-func (b *Balancer) flowMetrics(m *metrics) {
+func (b *Balancer) flowMetrics(m *MetricsText) {
 	flows := slices.DeleteFunc(b.Flows(""), func(f FlowStatus) bool { return f.Name[0] == '#' })
-	m.single("waymark_lb_flows", "gauge", "Flows that are set.", uint64(len(flows)))
-	m.family("waymark_lb_flow_packets_total", "counter", "Packets that matched a flow.")
+	m.Single("waymark_lb_flows", "gauge", "Flows that are set.", uint64(len(flows)))
+	m.Family("waymark_lb_flow_packets_total", "counter", "Packets that matched a flow.")
 	var others uint64
 	for i, f := range flows {
 		if i >= maxMetricFlows {
 			others += f.MatchesCount
 			continue
 		}
-		m.sample("waymark_lb_flow_packets_total", f.MatchesCount, "flow", f.Name)
+		m.Sample("waymark_lb_flow_packets_total", f.MatchesCount, "flow", f.Name)
 	}
 	if len(flows) > maxMetricFlows {
-		m.sample("waymark_lb_flow_packets_total", others, "flow", otherSeries)
+		m.Sample("waymark_lb_flow_packets_total", others, "flow", OtherSeries)
 	}
 }
 
-func (b *Balancer) targetMetrics(m *metrics) {
+func (b *Balancer) targetMetrics(m *MetricsText) {
 	hits := b.Stats().Targets
 	names := slices.Sorted(maps.Keys(hits))
 	active := b.activeTargets()
-	m.family("waymark_lb_targets_active", "gauge", "Active targets of a table that flows use.")
+	m.Family("waymark_lb_targets_active", "gauge", "Active targets of a table that flows use.")
 	for i, name := range names {
 		if i < maxMetricFlows {
-			m.sample("waymark_lb_targets_active", uint64(active[name]), "table", name)
+			m.Sample("waymark_lb_targets_active", uint64(active[name]), "table", name)
 		}
 	}
-	m.family("waymark_lb_target_packets_total", "counter", "Packets placed on a target, by its table and its index there.")
+	m.Family("waymark_lb_target_packets_total", "counter", "Packets placed on a target, by its table and its index there.")
 	var others uint64
 	series := 0
 	for _, name := range names {
@@ -127,11 +132,11 @@ func (b *Balancer) targetMetrics(m *metrics) {
 				others += hits[name][index]
 				continue
 			}
-			m.sample("waymark_lb_target_packets_total", hits[name][index], "table", name, "index", strconv.Itoa(index))
+			m.Sample("waymark_lb_target_packets_total", hits[name][index], "table", name, "index", strconv.Itoa(index))
 		}
 	}
 	if series > maxMetricTargets {
-		m.sample("waymark_lb_target_packets_total", others, "table", otherSeries, "index", "")
+		m.Sample("waymark_lb_target_packets_total", others, "table", OtherSeries, "index", "")
 	}
 }
 

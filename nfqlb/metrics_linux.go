@@ -11,13 +11,13 @@ import (
 // Metrics are the engine's and its balancer's counters as Prometheus text.
 func (e *Engine) Metrics() []byte {
 	s := e.Stats()
-	m := metrics{text: e.b.Metrics()}
-	m.single("waymark_lb_queue_packets_total", "counter", "Packets received from the queues.", s.Packets)
-	m.single("waymark_lb_queue_batches_total", "counter", "Receive calls that brought packets.", s.Batches)
-	m.single("waymark_lb_queue_malformed_total", "counter", "Queue messages that were no whole packet.", s.Malformed)
-	m.single("waymark_lb_queue_verdict_errors_total", "counter", "Verdicts that the kernel did not take.", s.VerdictErrors)
-	m.single("waymark_lb_queue_flushed_total", "counter", "Packets that the kernel dropped before their verdict, since a base chain was removed.", s.Flushed)
-	m.single("waymark_lb_queue_overruns_total", "counter", "Times that the kernel reported lost queue messages.", s.Overruns)
+	m := MetricsText{text: e.b.Metrics()}
+	m.Single("waymark_lb_queue_packets_total", "counter", "Packets received from the queues.", s.Packets)
+	m.Single("waymark_lb_queue_batches_total", "counter", "Receive calls that brought packets.", s.Batches)
+	m.Single("waymark_lb_queue_malformed_total", "counter", "Queue messages that were no whole packet.", s.Malformed)
+	m.Single("waymark_lb_queue_verdict_errors_total", "counter", "Verdicts that the kernel did not take.", s.VerdictErrors)
+	m.Single("waymark_lb_queue_flushed_total", "counter", "Packets that the kernel dropped before their verdict, since a base chain was removed.", s.Flushed)
+	m.Single("waymark_lb_queue_overruns_total", "counter", "Times that the kernel reported lost queue messages.", s.Overruns)
 	if e.config.NetNS == 0 { // of another namespace only its threads could read them
 		if text, err := os.ReadFile("/proc/self/net/netfilter/nfnetlink_queue"); err == nil {
 			kernelQueueMetrics(&m, e.ownQueues(parseKernelQueues(string(text))))
@@ -65,15 +65,15 @@ func (e *Engine) ownQueues(queues []kernelQueue) []kernelQueue {
 	return own
 }
 
-func kernelQueueMetrics(m *metrics, queues []kernelQueue) {
-	m.family("waymark_lb_queue_waiting", "gauge", "Packets that wait for a verdict.")
+func kernelQueueMetrics(m *MetricsText, queues []kernelQueue) {
+	m.Family("waymark_lb_queue_waiting", "gauge", "Packets that wait for a verdict.")
 	for _, q := range queues {
-		m.sample("waymark_lb_queue_waiting", q.waiting, "queue", strconv.Itoa(int(q.number)))
+		m.Sample("waymark_lb_queue_waiting", q.waiting, "queue", strconv.Itoa(int(q.number)))
 	}
-	m.family("waymark_lb_queue_dropped_total", "counter", "Packets the kernel dropped because the queue or its socket was full.")
+	m.Family("waymark_lb_queue_dropped_total", "counter", "Packets the kernel dropped because the queue or its socket was full.")
 	for _, q := range queues {
 		number := strconv.Itoa(int(q.number))
-		m.sample("waymark_lb_queue_dropped_total", q.tooLong, "queue", number, "full", "queue")
-		m.sample("waymark_lb_queue_dropped_total", q.notWritten, "queue", number, "full", "socket")
+		m.Sample("waymark_lb_queue_dropped_total", q.tooLong, "queue", number, "full", "queue")
+		m.Sample("waymark_lb_queue_dropped_total", q.notWritten, "queue", number, "full", "socket")
 	}
 }

@@ -18,7 +18,7 @@ func TestKernelQueueMetrics(t *testing.T) {
 	if !slices.Equal(own, []kernelQueue{{0, 3, 5, 7}}) {
 		t.Fatalf("queues %+v", own)
 	}
-	m := metrics{text: e.Metrics()}
+	m := MetricsText{text: e.Metrics()}
 	if len(m.text) == 0 {
 		t.Fatal("no metrics")
 	}
@@ -41,7 +41,7 @@ func FuzzParseKernelQueues(f *testing.F) {
 	f.Add(twoQueues)
 	f.Add("0 1 2\n")
 	f.Fuzz(func(t *testing.T, in string) {
-		var m metrics
+		var m MetricsText
 		queues := parseKernelQueues(in)
 		seen := make(map[uint16]bool)
 		for _, q := range queues {

@@ -30,10 +30,8 @@ func lbSeenFlags(f *pflag.FlagSet) *lbSeen {
 }
 
 func (o *lbSeen) check() error {
-	if o.metrics != "" {
-		if _, port, err := net.SplitHostPort(o.metrics); err != nil || port == "" {
-			return fmt.Errorf("--metrics %q is no address like :9100 or [::1]:9100", o.metrics)
-		}
+	if err := checkMetrics(o.metrics); err != nil {
+		return err
 	}
 	return nfqlb.CheckTraceAddress(o.traceAddress)
 }
@@ -59,7 +57,7 @@ func (o *lbSeen) start(ctx context.Context, b *nfqlb.Balancer, metricsText func(
 		run(func() error { return b.ServeTrace(ctx, trace, nfqlb.ShmDir) })
 	}
 	if metrics != nil {
-		run(func() error { return lbServeMetrics(ctx, metrics, metricsText) })
+		run(func() error { return serveMetrics(ctx, metrics, metricsText) })
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ func runReplay(args []string) error {
 	fs.StringVarP(&o.output, "output", "o", "text", "text or json (one object per line)")
 	fs.BoolVar(&o.flows, "flows", false, "summarise per flow instead of printing every journey")
 	fs.BoolVar(&o.drops, "drops", false, "print drops only, as waymark drops would have")
+	o.how.add(fs)
 	expr := fs.String("filter", "", "only packets that match `FILTER`, a five-tuple or pcap-filter(7) expression")
 	followReply := fs.Bool("follow-reply", true, "with --filter, the packets of the other direction as well")
 	only := fs.StringSlice("only", nil, "only journeys with these `OUTCOMES`: dropped, delivered, forwarded, consumed, open; or incomplete (repeatable)")
@@ -47,6 +48,12 @@ func runReplay(args []string) error {
 	}
 	if fs.NArg() == 0 {
 		return errors.New("replay needs a recording: waymark replay FILE")
+	}
+	if !o.drops && (o.how.all || o.how.collapse || o.how.top) {
+		return errors.New("--all, --collapse and --top are for drops: add --drops")
+	}
+	if err := o.how.check(fs, o.output); err != nil {
+		return err
 	}
 	if err := o.parse(*expr, *followReply, *only, *mark, *speed); err != nil {
 		return err
@@ -71,6 +78,7 @@ func runReplay(args []string) error {
 type replayOptions struct {
 	output         string // text or json
 	flows, drops   bool
+	how            dropFlags
 	mark, markMask uint32         // mask 0: any mark
 	filter         *filter.Filter // nil: any packet
 	only           []string
@@ -120,6 +128,21 @@ func (o *replayOptions) decoder() decoder.Options {
 	return d
 }
 
+// teller prints what recordings tell.
+type teller interface {
+	told(decoder.Told)
+	flush()
+	failed() bool
+	finish(...*decoder.Status) error
+}
+
+func (o *replayOptions) printer(w io.Writer, nodes bool) teller {
+	if o.drops {
+		return newDropPrinter(w, o.output, o.how, nodes)
+	}
+	return newPrinter(w, o.output, o.flows, nodes)
+}
+
 // replay prints what the recordings in the files tell.
 func replay(paths []string, w io.Writer, o replayOptions) error {
 	var recordings []*decoder.Recording
@@ -137,14 +160,14 @@ func replay(paths []string, w io.Writer, o replayOptions) error {
 		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()
 	}
-	out := newPrinter(w, o.output, o.flows, len(paths) > 1)
+	out := o.printer(w, len(paths) > 1)
 	pace := newPace(o.speed)
 	for t := range decoder.Merge(recordings) {
 		if !pace.until(ctx, t.Time(), out.flush) {
 			break
 		}
 		out.told(t)
-		if out.err != nil {
+		if out.failed() {
 			break
 		}
 	}

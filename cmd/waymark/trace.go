@@ -102,8 +102,6 @@ func (p *printer) told(t decoder.Told) {
 	switch {
 	case t.Journey != nil:
 		p.journey(t.Journey)
-	case t.Drop != nil:
-		p.drop(t.Drop)
 	case t.Status != nil:
 		p.status(t.Status)
 	}
@@ -122,6 +120,8 @@ func (p *printer) drop(d *decoder.Drop) { p.keep(p.w.Drop(d)) }
 func (p *printer) status(s *decoder.Status) { p.keep(p.w.Status(s)) }
 
 func (p *printer) flush() { p.keep(p.buf.Flush()) }
+
+func (p *printer) failed() bool { return p.err != nil }
 
 func (p *printer) keep(err error) {
 	if p.err == nil {
