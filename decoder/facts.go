@@ -290,17 +290,17 @@ func (f *dropFacts) fill(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
 	}
-	var b strings.Builder
-	b.Grow(2 * len(text))
+	b := f.b.w.scratch[:0]
 	for {
 		before, rest, ok := strings.Cut(text, "{")
-		b.WriteString(before)
+		b = append(b, before...)
 		if !ok {
-			return b.String()
+			f.b.w.scratch = b
+			return f.b.w.text(b)
 		}
 		name, after, _ := strings.Cut(rest, "}")
 		if fact := factTexts[name]; fact != nil {
-			b.WriteString(fact(f))
+			b = append(b, fact(f)...)
 		}
 		text = after
 	}

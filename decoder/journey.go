@@ -199,10 +199,10 @@ type Status struct {
 	Time      WallTime `json:"time"`
 	Records   uint64   `json:"records"`
 	Lost      uint64   `json:"lost"`
-	Untracked uint64   `json:"untracked"` // packets that could not be followed
-	Tracked   int      `json:"tracked"`   // journeys still open
-	Evicted   uint64   `json:"evicted"`   // journeys cut off to bound memory
-	Journeys  uint64   `json:"journeys"`  // journeys printed
+	Untracked uint64   `json:"untracked"`        // packets that could not be followed
+	Tracked   int      `json:"tracked"`          // journeys still open
+	Evicted   uint64   `json:"evicted"`          // journeys cut off to bound memory
+	Journeys  uint64   `json:"journeys"`         // journeys printed
 	Normal    uint64   `json:"normal,omitempty"` // of `drops`: packets freed as drops in normal use
 	CostPct   float64  `json:"cost_percent,omitempty"`
 

@@ -17,6 +17,7 @@ const (
 	maxSymbols    = 1 << 16
 	maxLosses     = 4096
 	maxRules      = 1 << 16
+	maxTexts      = 1 << 12
 )
 
 // world is what the contexts have said so far.
@@ -29,6 +30,9 @@ type world struct {
 	rules   map[netfilterRuleID]*NetfilterRule
 	losses  []Loss // those that journeys still to be told may have had
 	budget  budgeting
+
+	texts   map[string]string // explanations: those of a flood are the same text
+	scratch []byte
 
 	owners    owners
 	listeners map[listenerKey]uint64 // inode of the socket
@@ -66,6 +70,7 @@ func newWorld() *world {
 		macs:      map[string]*Device{},
 		rules:     map[netfilterRuleID]*NetfilterRule{},
 		listeners: map[listenerKey]uint64{},
+		texts:     map[string]string{},
 	}
 }
 
@@ -227,6 +232,19 @@ func appendNew[T any](all []*T, x *T) []*T {
 		return all
 	}
 	return append(all, x)
+}
+
+// text is b as a string, which is made once for many.
+func (w *world) text(b []byte) string {
+	if s, ok := w.texts[string(b)]; ok {
+		return s
+	}
+	if len(w.texts) >= maxTexts {
+		clear(w.texts)
+	}
+	s := string(b)
+	w.texts[s] = s
+	return s
 }
 
 // netns is the namespace's name and pod.
