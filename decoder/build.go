@@ -4,8 +4,8 @@ package decoder
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
+	"strconv"
 
 	"waymark/bpf"
 )
@@ -62,13 +62,15 @@ type branch struct {
 func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	slices.SortStableFunc(o.events, func(a, b event) int { return cmp.Compare(a.rec.TimeNs, b.rec.TimeNs) })
 	first := &o.events[0]
-	j := &Journey{
+	j := s.spare.take()
+	*j = Journey{
+		Hops: j.Hops, tuples: j.tuples, drops: j.drops, normal: j.normal, had: j.had,
 		Type: "journey", ID: s.id(o.root), Node: s.world.session.Node, Start: s.wall(first.rec.TimeNs),
 		Packet: describePacket(&first.rec, o.snapshot(first)), Complete: !o.incomplete, Notes: slices.Clone(o.notes),
 		seq: sortKey{first.rec.TimeNs, o.root},
 	}
 	if o.loose != 0 {
-		j.ID = fmt.Sprintf("%sx%d", s.idStart(), o.loose)
+		j.ID = s.idStart() + "-x" + strconv.FormatUint(o.loose, 10)
 		j.seq.trail = o.loose
 	}
 	b := builder{s: s, w: s.world, o: o, j: j, settled: settled, branches: s.branches[:0]}
@@ -78,7 +80,7 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	if o.loose != 0 {
 		b.branches = append(b.branches, branch{root: true, ended: true})
 	}
-	j.Hops = make([]Hop, 0, len(o.events)+2)
+	j.Hops = slices.Grow(j.Hops, len(o.events)+2)
 	for i := range o.events {
 		b.event(&o.events[i])
 		b.had(&o.events[i].rec)

@@ -27,6 +27,33 @@ func (h *journeyHeap) Pop() any {
 	return j
 }
 
+// spareJourneys are journeys that nobody reads any more: their memory is for
+// the next ones.
+type spareJourneys []*Journey
+
+// take returns a journey whose slices are empty and whose rest is to be set.
+func (s *spareJourneys) take() *Journey {
+	n := len(*s)
+	if n == 0 {
+		return new(Journey)
+	}
+	j := (*s)[n-1]
+	*s = (*s)[:n-1]
+	return j
+}
+
+func (s *spareJourneys) keep(j *Journey) {
+	const spare = 1024
+	if len(*s) >= spare || cap(j.Hops) > 64 || cap(j.drops)+cap(j.normal) > 64 {
+		return
+	}
+	clear(j.Hops)
+	clear(j.drops)
+	clear(j.normal)
+	j.Hops, j.tuples, j.drops, j.normal, j.had = j.Hops[:0], j.tuples[:0], j.drops[:0], j.normal[:0], j.had[:0]
+	*s = append(*s, j)
+}
+
 func (w *waiting) push(j *Journey) { heap.Push(&w.heap, j) }
 
 // emit hands out finished journeys in order. One waits for those that started
@@ -45,6 +72,9 @@ func (s *Stitcher) emit(all bool) {
 		}
 		heap.Pop(&s.wait.heap)
 		s.hand(j)
+		if s.opt.Emit == nil { // nobody has got it
+			s.spare.keep(j)
+		}
 	}
 	if s.done {
 		s.wait.heap = nil

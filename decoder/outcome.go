@@ -2,7 +2,11 @@
 
 package decoder
 
-import "waymark/bpf"
+import (
+	"slices"
+
+	"waymark/bpf"
+)
 
 // fateRow says that a packet freed through the kernel's drop path was not lost.
 type fateRow struct {
@@ -108,12 +112,16 @@ func (f *dropFacts) addressedElsewhere() bool {
 	return d != nil && d.Netns != f.netns
 }
 
+// rank is how much an outcome counts for a journey of several packets.
+func (o Outcome) rank() int {
+	return slices.Index([]Outcome{Open, Consumed, Forwarded, Delivered}, o)
+}
+
 // outcome is what became of the journey: the best any of its packets met, for
 // copies die as a matter of course.
 func (b *builder) outcome() {
 	j := b.j
 	result := Open
-	rank := map[Outcome]int{Open: 0, Consumed: 1, Forwarded: 2, Delivered: 4}
 	var drop *branch
 	for i := range b.branches {
 		br := &b.branches[i]
@@ -125,7 +133,7 @@ func (b *builder) outcome() {
 			continue
 		}
 		out := b.branchOutcome(br)
-		if i == 0 || rank[out] > rank[result] {
+		if i == 0 || out.rank() > result.rank() {
 			result = out
 			b.ended(br, out)
 		}

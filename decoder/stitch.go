@@ -103,8 +103,9 @@ type Stitcher struct {
 	free     []*openJourney
 	branches []branch // of the journey that is being built; kept for the next
 	wait     waiting  // finished, waiting for those that started earlier
-	loose    uint64   // journeys of records without a trail
-	count    int      // open journeys
+	spare    spareJourneys
+	loose    uint64 // journeys of records without a trail
+	count    int    // open journeys
 	stats    Stats
 	handed   struct{ journeys, drops uint64 } // also those that Options leave out: what the session's limit counts
 	done     bool
@@ -475,15 +476,16 @@ func (s *Stitcher) release(o *openJourney) {
 	s.free = append(s.free, o)
 }
 
-func (s *Stitcher) id(trail uint64) string { return s.idStart() + strconv.FormatUint(trail, 10) }
+func (s *Stitcher) id(trail uint64) string {
+	return s.idStart() + "-" + strconv.FormatUint(trail, 10)
+}
 
-// idStart is what the ids of journeys begin with.
+// idStart is what the ids of journeys begin with, before the dash.
 func (s *Stitcher) idStart() string {
-	node := s.world.session.Node
 	if s.idNode != nil {
-		node = s.idNode(node)
+		return s.idNode(s.world.session.Node)
 	}
-	return node + "-"
+	return s.world.session.Node
 }
 
 // wall turns boot clock ns into wall clock.
