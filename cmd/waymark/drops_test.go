@@ -186,6 +186,58 @@ func TestReplayDrops(t *testing.T) {
 	}
 }
 
+// TestReplayDropsOfSeveral: they are told as one, and of those that are selected.
+func TestReplayDropsOfSeveral(t *testing.T) {
+	both := []string{noListener, vipMissing}
+	drops := func(args ...string) string {
+		t.Helper()
+		out, stderr, code := run0(t, append([]string{"replay", "--drops"}, args...)...)
+		if code != exitOK || stderr != "" {
+			t.Errorf("replay --drops %v: exit %d, %s", args, code, stderr)
+		}
+		return out
+	}
+	firsts := func(file string) string {
+		first, _, ok := strings.Cut(drops(file), "1 drop in ")
+		if !ok {
+			t.Errorf("no total of %s: %s", file, first)
+		}
+		return first
+	}
+	earlier, later := firsts(vipMissing), firsts(noListener)
+	all := drops(both...)
+	if total := strings.TrimPrefix(all, earlier+later); !strings.HasPrefix(total, "2 drops in ") || strings.Count(total, "\n") != 1 {
+		t.Errorf("drops of both:\n%s", all)
+	}
+	if paced := drops(append(both, "--speed", "1000000x")...); paced != all {
+		t.Errorf("paced:\n%s\nwant\n%s", paced, all)
+	}
+	if top := drops(append(both, "--top")...); !strings.Contains(top, "wm-meridio-lb/nsm-1 on vm") || !strings.Contains(top, "red/target-a/nsc on n1") {
+		t.Errorf("the table does not say whose they are:\n%s", top)
+	}
+	for _, tt := range []struct {
+		args []string
+		want string // prefix
+	}{
+		{[]string{"--filter", "src port 38058", "--follow-reply=false"}, later + "1 drop in "},
+		{[]string{"--filter", "host 192.0.2.1"}, "no drops in "},
+		{[]string{"--only", "dropped"}, earlier + later + "2 drops in "},
+		{[]string{"--only", "delivered"}, "no drops in "},
+		{[]string{"--mark", "0x7fffffff"}, "no drops in "},
+	} {
+		if out := drops(append(tt.args, both...)...); !strings.HasPrefix(out, tt.want) {
+			t.Errorf("%v: %s, want %s", tt.args, out, tt.want)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "expected")
+	if err := os.WriteFile(file, []byte(all), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := drops(append(both, "--expect", file)...); out != "" {
+		t.Errorf("expected: %s", out)
+	}
+}
+
 // TestTopOnATerminal: the table stands at the screen's top and fits it; without
 // colours if these are not wanted.
 func TestTopOnATerminal(t *testing.T) {

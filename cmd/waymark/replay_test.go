@@ -20,6 +20,7 @@ const (
 	healthy6   = "../../scenarios/meridio/healthy-v6.pcapng"
 	noListener = "../../scenarios/meridio/no-listener.pcapng"
 	natService = "../../decoder/testdata/recording/format1-nat-service.pcapng"
+	vipMissing = "../../decoder/testdata/recording/format1-vip-missing.pcapng"
 	tunnelled  = "../../decoder/testdata/recording/format1-vxlan.pcapng"
 )
 
