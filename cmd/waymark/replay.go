@@ -162,10 +162,13 @@ func replay(paths []string, w io.Writer, o replayOptions) error {
 	}
 	out := o.printer(w, len(paths) > 1)
 	pace := newPace(o.speed)
+	interrupted := false
+	var at decoder.WallTime // of what was told last
 	for t := range decoder.Merge(recordings) {
-		if !pace.until(ctx, t.Time(), out.flush) {
+		if interrupted = !pace.until(ctx, t.Time(), out.flush); interrupted {
 			break
 		}
+		at = t.Time()
 		out.told(t)
 		if out.failed() {
 			break
@@ -181,6 +184,9 @@ func replay(paths []string, w io.Writer, o replayOptions) error {
 	for i, r := range recordings {
 		if r.Result.Truncated {
 			fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: replayed up to there\n", paths[i], r.Result.Offset)
+		}
+		if interrupted { // more was read than told
+			r.Status.Time = min(r.Status.Time, at)
 		}
 		statuses = append(statuses, r.Status)
 	}
