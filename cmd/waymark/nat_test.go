@@ -141,16 +141,17 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 	}
 	answers := map[string]*answer{} // by the ends of the connection
 	tr := start(t, append(append([]string{"trace", "--hooks", "device,nat,bridge,drop,free", "-o", "json"}, netnsFlags(w)...), filter)...)
-	connections, concurrency := 1000, 1000
+	connections, concurrency := 1000, 100
 	if testing.Short() {
 		connections, concurrency = 6, 1
 	}
 	for _, c := range cases {
 		c.traffic.Connections, c.traffic.Concurrency, c.traffic.Timeout = connections, concurrency, time.Minute
-		if _, err := w.Send(ctxBackground, c.traffic, func(x scenarios.Exchange) {
+		sum, err := w.Send(ctxBackground, c.traffic, func(x scenarios.Exchange) {
 			answers[x.Local.String()+" "+x.Remote.String()] = &answer{natCase: c, Exchange: x}
-		}); err != nil {
-			t.Fatal(err)
+		})
+		if err != nil || sum.Failed > 0 {
+			t.Fatalf("%+v: %v", sum, err)
 		}
 	}
 	awaitClosed(t, w)
