@@ -15,8 +15,13 @@
  *
  * ipt_do_table and ip6t_do_table are the same for iptables-legacy. What they
  * drop lives on until they have returned.
+ *
+ * A packet that is sent from here meets the chains of output before any device.
+ * nf_hook_slow (net/netfilter/core.c) calls them, if there are any: there its
+ * trail begins.
  */
 #include "probe.h"
+#include "sample.h"
 
 /* include/uapi/linux/netfilter/nf_tables.h; these are not final */
 #define NFT_CONTINUE (-1)
@@ -24,6 +29,11 @@
 #define NFT_JUMP     (-3)
 #define NFT_GOTO     (-4)
 #define NFT_RETURN   (-5)
+
+/* include/uapi/linux/netfilter.h: enum nf_inet_hooks and NFPROTO_* */
+#define NF_INET_LOCAL_OUT 3
+#define NFPROTO_IPV4	  2
+#define NFPROTO_IPV6	  10
 
 /*
  * Chains jumped to that are remembered: those a packet is in and the last ones
@@ -33,6 +43,51 @@
 
 /* Rules of the deciding chain that are looked at: 0.1 ms at most. */
 #define NFT_RULES 4096
+
+static __noinline int sent_from_here(struct sk_buff *skb, __u32 inum)
+{
+	__u64 key = (__u64)skb;
+	struct trail *slot = bpf_map_lookup_elem(&trails, &key);
+	struct hook_stats *st;
+	struct record *rec;
+	struct view v;
+	bool carried;
+
+	if (!netns_wanted(inum))
+		return 0;
+	v = view_of(skb);
+	if (!filter_view(&v) || left_out(&v, HOOK_LOCAL_OUT))
+		return 0;
+	st = stats_of(HOOK_LOCAL_OUT);
+	if (!st)
+		return 0;
+	st->seen++;
+	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec) + snaplen, 0);
+	if (!rec) {
+		st->lost++;
+		return 0;
+	}
+	__builtin_memset(rec, 0, sizeof(*rec));
+	rec->time_ns = bpf_ktime_get_boot_ns();
+	rec->skb = key;
+	rec->netns = inum;
+	rec->mark = READ(skb, mark);
+	rec->len = v.wire_len;
+	rec->pid = current_tgid();
+	rec->hook = HOOK_LOCAL_OUT;
+	rec->cpu = bpf_get_smp_processor_id();
+	carried = identify(rec, &v, 0);
+	/* It came from elsewhere, and IPVS sends it on as if from here. */
+	if (slot && slot->id && slot->content == content_of(rec)) {
+		bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
+		return 0;
+	}
+	trail_begin(key, low32(skb), rec, slot);
+	show(rec, &v, 0, carried);
+	st->records++;
+	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
+	return 0;
+}
 
 /* A packet in nft_do_chain. */
 struct nft_run {
@@ -279,4 +334,14 @@ int BPF_PROG(fexit_ipt_do_table, void *table, struct sk_buff *skb, struct nf_hoo
 
 	bpf_probe_read_kernel(&priv, sizeof(priv), &ctx[0]);
 	return ipt_table((void *)priv, skb, state, verdict);
+}
+
+SEC("fentry/nf_hook_slow")
+int BPF_PROG(fentry_local_out, struct sk_buff *skb, struct nf_hook_state *state)
+{
+	__u8 pf = state->pf;
+
+	if (state->hook != NF_INET_LOCAL_OUT || (pf != NFPROTO_IPV4 && pf != NFPROTO_IPV6))
+		return 0;
+	return sent_from_here(skb, BPF_CORE_READ(state, net, ns.inum));
 }

@@ -64,6 +64,7 @@ const (
 	HookSkbSegment    = WaymarkHookHOOK_SKB_SEGMENT
 	HookNFTChain      = WaymarkHookHOOK_NFT_CHAIN
 	HookIPTTable      = WaymarkHookHOOK_IPT_TABLE
+	HookLocalOut      = WaymarkHookHOOK_LOCAL_OUT
 	HookNAT           = WaymarkHookHOOK_NAT
 	HookConntrack     = WaymarkHookHOOK_CONNTRACK
 	HookBridgeForward = WaymarkHookHOOK_BRIDGE_FORWARD

@@ -31,6 +31,7 @@ enum hook {
 	HOOK_SKB_SEGMENT = 11,	/* free group: cut from a big packet; trail is the segment's */
 	HOOK_NFT_CHAIN = 12,	/* netfilter group: an nftables base chain has decided */
 	HOOK_IPT_TABLE = 13,	/* netfilter group: a table of iptables-legacy has decided */
+	HOOK_LOCAL_OUT = 14,	/* netfilter group: sent from here, before the chains of output */
 
 	HOOK_NAT = 16,		  /* nat group: an address or port is about to be changed */
 	HOOK_CONNTRACK = 17,	  /* nat group: which connection the packet belongs to; verdict */
@@ -225,13 +226,14 @@ struct socket_ext {
 	__u32 max_backlog; /* LISTEN: and how many may; one more is let in */
 	__u32 rmem;	   /* memory of what waits to be read, in bytes */
 	__u32 rcvbuf;	   /* and how much may */
-	__be16 lport;
+	__be16 lport;	   /* of a ping socket: the identifier of its echoes */
 	__be16 rport;
 	__u16 protocol;
 	__u8 af;    /* 2 or 10, which has IPv4 as ::ffff:a.b.c.d */
 	__u8 state; /* TCP_ESTABLISHED 1 ... TCP_LISTEN 10 */
 	__u8 flags; /* enum socket_flags */
-	__u8 pad[3];
+	__u8 type;  /* SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_RAW 3; 0: not told */
+	__u8 pad[2];
 };
 
 /* What HOOK_SOCKET_ICMP adds: the message that is to be sent. */

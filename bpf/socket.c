@@ -8,8 +8,10 @@
  * together with the one before it, so that it never gets there by itself. What
  * is for a connection that is still being opened goes through tcp_check_req,
  * with the listener, and what comes after its end through
- * tcp_timewait_state_process. UDP: udp{,v6}_queue_rcv_skb. All have (sk, skb)
- * as their first arguments, on 5.15 to 6.18.
+ * tcp_timewait_state_process. UDP: udp{,v6}_queue_rcv_skb. Raw sockets, each of
+ * which gets a clone, and ping sockets: sock_queue_rcv_skb, from 5.19 on
+ * sock_queue_rcv_skb_reason. All have (sk, skb) as their first arguments, on 5.15
+ * to 6.18.
  *
  * Who is to be told that nobody takes the packet: tcp_v{4,6}_send_reset (sk is
  * NULL if there is no socket), nf_send_reset{,6} of REJECT, __icmp_send and
@@ -46,6 +48,7 @@ static __always_inline void socket_of(struct socket_ext *ext, struct sock *sk)
 	if (ext->state == TCP_TIME_WAIT || ext->state == TCP_NEW_SYN_RECV)
 		return;
 	ext->protocol = READ(sk, sk_protocol);
+	ext->type = READ(sk, sk_type);
 	ext->uid = READ(sk, sk_uid.val);
 	ext->ack_backlog = READ(sk, sk_ack_backlog);
 	ext->max_backlog = READ(sk, sk_max_ack_backlog);

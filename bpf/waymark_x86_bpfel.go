@@ -62,6 +62,7 @@ const (
 	WaymarkHookHOOK_SKB_SEGMENT    WaymarkHook = 11
 	WaymarkHookHOOK_NFT_CHAIN      WaymarkHook = 12
 	WaymarkHookHOOK_IPT_TABLE      WaymarkHook = 13
+	WaymarkHookHOOK_LOCAL_OUT      WaymarkHook = 14
 	WaymarkHookHOOK_NAT            WaymarkHook = 16
 	WaymarkHookHOOK_CONNTRACK      WaymarkHook = 17
 	WaymarkHookHOOK_BRIDGE_FORWARD WaymarkHook = 18
@@ -253,7 +254,8 @@ type WaymarkSocketExt struct {
 	Af         uint8
 	State      uint8
 	Flags      uint8
-	Pad        [3]uint8
+	Type       uint8
+	Pad        [2]uint8
 }
 
 type WaymarkSocketFlags uint32
@@ -297,6 +299,7 @@ const (
 	WaymarkProgFentryBrUp            = "fentry_br_up"
 	WaymarkProgFentryIpvsReply       = "fentry_ipvs_reply"
 	WaymarkProgFentryKfreeSkbmem     = "fentry_kfree_skbmem"
+	WaymarkProgFentryLocalOut        = "fentry_local_out"
 	WaymarkProgFentryNapiSkbCachePut = "fentry_napi_skb_cache_put"
 	WaymarkProgFentryNatManip        = "fentry_nat_manip"
 	WaymarkProgFentryNfqnlEnqueue    = "fentry_nfqnl_enqueue"
@@ -407,6 +410,7 @@ type WaymarkProgramSpecs struct {
 	FentryBrUp            *ebpf.ProgramSpec `ebpf:"fentry_br_up"`
 	FentryIpvsReply       *ebpf.ProgramSpec `ebpf:"fentry_ipvs_reply"`
 	FentryKfreeSkbmem     *ebpf.ProgramSpec `ebpf:"fentry_kfree_skbmem"`
+	FentryLocalOut        *ebpf.ProgramSpec `ebpf:"fentry_local_out"`
 	FentryNapiSkbCachePut *ebpf.ProgramSpec `ebpf:"fentry_napi_skb_cache_put"`
 	FentryNatManip        *ebpf.ProgramSpec `ebpf:"fentry_nat_manip"`
 	FentryNfqnlEnqueue    *ebpf.ProgramSpec `ebpf:"fentry_nfqnl_enqueue"`
@@ -573,6 +577,7 @@ type WaymarkPrograms struct {
 	FentryBrUp            *ebpf.Program `ebpf:"fentry_br_up"`
 	FentryIpvsReply       *ebpf.Program `ebpf:"fentry_ipvs_reply"`
 	FentryKfreeSkbmem     *ebpf.Program `ebpf:"fentry_kfree_skbmem"`
+	FentryLocalOut        *ebpf.Program `ebpf:"fentry_local_out"`
 	FentryNapiSkbCachePut *ebpf.Program `ebpf:"fentry_napi_skb_cache_put"`
 	FentryNatManip        *ebpf.Program `ebpf:"fentry_nat_manip"`
 	FentryNfqnlEnqueue    *ebpf.Program `ebpf:"fentry_nfqnl_enqueue"`
@@ -615,6 +620,7 @@ func (p *WaymarkPrograms) Close() error {
 		p.FentryBrUp,
 		p.FentryIpvsReply,
 		p.FentryKfreeSkbmem,
+		p.FentryLocalOut,
 		p.FentryNapiSkbCachePut,
 		p.FentryNatManip,
 		p.FentryNfqnlEnqueue,

@@ -29,6 +29,7 @@ type branch struct {
 
 	dev      *event // last device record, of a copy: also its parent's before it
 	own      bool   // dev is of this trail
+	sentAt   *event // where it was sent, if the chains of output saw it
 	last     tuple
 	seen     bool  // last is set
 	tunnel   tuple // of the headers that VXLAN has put around it; zero: none
@@ -145,6 +146,8 @@ func (b *builder) event(e *event) {
 		b.returned(br, e)
 	case bpf.HookIPVSForward, bpf.HookIPVSReply:
 		b.directed(br, e)
+	case bpf.HookLocalOut:
+		b.sent(br, e)
 	case bpf.HookNFTChain, bpf.HookIPTTable:
 		b.filtered(br, e)
 	case bpf.HookNAT:
@@ -207,7 +210,7 @@ func (b *builder) device(br *branch, e *event) {
 	br.switched, br.blocked, br.flood = false, "", nil
 	mark := e.rec.Mark
 	h.Mark = &mark
-	h.markWas, h.markNew = b.markBefore(br, e), br.dev == nil && mark != 0
+	h.markWas, h.markNew = b.markBefore(br, e), br.dev == nil && br.sentAt == nil && mark != 0
 	was := br.last
 	if br.tunnel.src.IsValid() {
 		was = br.tunnel
@@ -238,7 +241,7 @@ func (b *builder) device(br *branch, e *event) {
 // namespace clears it (skb_scrub_packet, net/core/skbuff.c), which is shown
 // like any other change: a mark that was meant to arrive is lost there.
 func (b *builder) markBefore(br *branch, e *event) *uint32 {
-	if br.dev == nil || br.mark == e.rec.Mark {
+	if br.dev == nil && br.sentAt == nil || br.mark == e.rec.Mark {
 		return nil
 	}
 	was := br.mark

@@ -190,7 +190,7 @@ func hookName(h uint16) string {
 		return "queue"
 	case bpf.HookIPVSForward, bpf.HookIPVSReply:
 		return "ipvs"
-	case bpf.HookNFTChain, bpf.HookIPTTable:
+	case bpf.HookNFTChain, bpf.HookIPTTable, bpf.HookLocalOut:
 		return "netfilter"
 	case bpf.HookNAT, bpf.HookConntrack:
 		return "nat"

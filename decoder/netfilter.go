@@ -96,6 +96,14 @@ func netfilterDetail(r *bpf.Record, x *bpf.NetfilterExt) *NetfilterDetail {
 	return d
 }
 
+// sent notes where a packet that this namespace sends begins: before the chains
+// of output, whose hops follow.
+func (b *builder) sent(br *branch, e *event) {
+	br.sentAt, br.mark = e, e.rec.Mark
+	br.last, br.seen = recordTuple(&e.rec), true
+	b.j.tuples = append(b.j.tuples, br.last)
+}
+
 // filtered is the hop of a packet through a chain.
 func (b *builder) filtered(br *branch, e *event) {
 	x, err := bpf.DecodeExt[bpf.NetfilterExt](b.o.ext(e))
@@ -117,7 +125,8 @@ func (b *builder) filtered(br *branch, e *event) {
 	h := b.hop(br, e, GroupNetfilter, hook)
 	h.Verdict, h.Detail = nfDecision(e.rec.Verdict), d
 	here := br.dev != nil && br.dev.rec.Netns == e.rec.Netns
-	if mark := e.rec.Mark; here && mark != br.mark && x.MarkBefore == br.mark {
+	marked := here || br.dev == nil && br.sentAt != nil
+	if mark := e.rec.Mark; marked && mark != br.mark && x.MarkBefore == br.mark {
 		was := br.mark
 		h.Mark, h.markWas, br.mark, d.changed = &mark, &was, mark, true
 	}

@@ -15,8 +15,10 @@ import (
 
 // SocketDetail tells of a socket (socket/receive).
 type SocketDetail struct {
-	Proto        string  `json:"proto"`                   // tcp, udp
-	Local        string  `json:"local"`                   // ADDR:PORT
+	Proto        string  `json:"proto"`                   // tcp, udp, icmp, ...
+	Raw          bool    `json:"raw,omitempty"`           // it gets a copy of each packet of that protocol
+	Local        string  `json:"local"`                   // ADDR:PORT; without port if it is raw or for ICMP
+	ID           *uint16 `json:"id,omitempty"`            // of a ping socket: the identifier of its echoes
 	Remote       string  `json:"remote,omitempty"`        // ADDR:PORT, if it is connected
 	State        string  `json:"state,omitempty"`         // of TCP: LISTEN, ESTABLISHED, ...
 	Process      string  `json:"process,omitempty"`       // command of a process that has it open
@@ -52,6 +54,8 @@ var tcpStates = []string{
 	"CLOSING", "SYN_RECV",
 }
 
+const sockRaw = 3 // SOCK_RAW (include/linux/net.h)
+
 const (
 	stateTimeWait = "TIME_WAIT"
 	stateListen   = "LISTEN"
@@ -69,13 +73,22 @@ func socketAddr(a [16]uint8, af uint8) netip.Addr {
 // socketDetail is what the record alone tells of its socket.
 func socketDetail(x *bpf.SocketExt) *SocketDetail {
 	d := &SocketDetail{
-		Proto: protoName(uint8(x.Protocol)), Local: endpoint(socketAddr(x.Laddr, x.Af), bits.ReverseBytes16(x.Lport)),
+		Proto: protoName(uint8(x.Protocol)), Raw: x.Type == sockRaw,
 		Inode: x.Inode, Closed: x.Flags&bpf.SocketDead != 0,
 	}
-	if x.Rport != 0 {
+	local, lport := socketAddr(x.Laddr, x.Af), bits.ReverseBytes16(x.Lport)
+	switch {
+	case d.Raw:
+		d.Local = local.String()
+	case x.Protocol == protoICMP || x.Protocol == protoICMPv6:
+		d.Local, d.ID = local.String(), &lport
+	default:
+		d.Local = endpoint(local, lport)
+	}
+	if x.Rport != 0 && !d.Raw {
 		d.Remote = endpoint(socketAddr(x.Raddr, x.Af), bits.ReverseBytes16(x.Rport))
 	}
-	if x.Protocol == protoTCP {
+	if x.Protocol == protoTCP && !d.Raw {
 		d.State = nameAt(tcpStates, int(x.State))
 	}
 	switch d.State {
@@ -223,6 +236,12 @@ var icmpErrorNames = map[icmpErrorKey]string{
 
 func (d *SocketDetail) text() string {
 	s := "socket: " + d.Proto + " " + d.Local
+	if d.Raw {
+		s = "raw " + s
+	}
+	if d.ID != nil {
+		s += fmt.Sprintf(" id %d", *d.ID)
+	}
 	if d.State != "" {
 		s += " " + d.State
 	}

@@ -91,6 +91,7 @@ func iptTable(module, function string) HookRow {
 var socketReceive = []string{
 	"tcp_v4_do_rcv", "tcp_v6_do_rcv", "tcp_add_backlog", "tcp_check_req", "tcp_timewait_state_process",
 	"udp_queue_rcv_skb", "udpv6_queue_rcv_skb",
+	"sock_queue_rcv_skb", "sock_queue_rcv_skb_reason",
 }
 
 // Hooks is the hook table: every hook once. Attaching, `waymark doctor` and
@@ -156,6 +157,13 @@ var Hooks = []HookRow{
 		Tells: "a reply gets the service's address back (masq)",
 		Lost:  "that IPVS changed a reply's source",
 		Cost:  "one load, per reply through IPVS",
+	},
+	{
+		Name: "local_out", Group: "netfilter", Hook: bpf.HookLocalOut,
+		Attach: []Attachment{{BackendFentry, "fentry_local_out", []string{"nf_hook_slow"}}},
+		Tells:  "a packet is sent from here, in a namespace with chains of output: what these decide is told too",
+		Lost:   "what the chains of output decide",
+		Cost:   "two loads, per packet and hook with chains; the filter, per packet sent from here",
 	},
 	{
 		Name: "nft_chain_begin", Group: "netfilter", Hook: bpf.HookNFTChain, Module: "nf_tables",
@@ -242,7 +250,7 @@ var Hooks = []HookRow{
 			{BackendMulti, "multi_socket_receive", socketReceive},
 			{BackendKprobe, "kprobe_socket_receive", socketReceive},
 		},
-		Tells: "a TCP or UDP socket is given the packet: addresses, state, how full its queues are, whose it is",
+		Tells: "a TCP, UDP, raw or ping socket is given the packet: addresses, state, how full its queues are, whose it is",
 		Lost:  "which socket and process took a packet, and connections lost to a full accept queue",
 		Cost:  "one load, per packet for this machine",
 	},

@@ -93,20 +93,29 @@ func TestTraceTellsWhatNetfilterDecides(t *testing.T) {
 	}
 }
 
-// TestNetfilterDropsAreExplained: address translation in the cbr0 lab, then what
-// a policy, a rule and a table of iptables-legacy drop in its forward hook.
+// TestNetfilterDropsAreExplained: address translation in the cbr0 lab, and what a
+// pod's output hook does to what it sends; then what a policy, a rule and a table
+// of iptables-legacy drop in the node's forward hook.
 func TestNetfilterDropsAreExplained(t *testing.T) {
 	needFunctions(t)
 	w := labUpWith(t, scenarios.Options{Lab: "cbr0"})
 	const ext4, ext6 = "203.0.113.9", "2001:db8:113::9"
 	internet4, internet6 := scenarios.Traffic{To: "internet"}, scenarios.Traffic{To: "internet", IPv6: true}
 
-	syns := traceSYNs(t, w, internet4, scenarios.Traffic{To: "hairpin"})
-	wantChains(t, syns, ext4,
+	remove := filterOutput(t, w.Namespace("p1"))
+	syns := traceSYNs(t, w, internet4, internet6, scenarios.Traffic{To: "hairpin"})
+	remove()
+	const marks = "output local out: accept by ip daddr 203.0.113.9 meta mark set 0x77 accept"
+	wantChains(t, syns, ext6, "output local out: drop by meta nfproto ipv6 counter drop")
+	wantDrop(t, syns[ext6], "chain inet local out in wm-cbr0-p1 drops it, by rule 3: meta nfproto ipv6 counter drop")
+	if j := syns[ext4]; j != nil && (len(j.Marks) != 2 || j.Marks[0].To != 0x77 || j.Marks[0].By != "netfilter" || j.Marks[1].How != "lost") {
+		t.Errorf("marks %+v", j.Marks)
+	}
+	wantChains(t, syns, ext4, marks,
 		"prerouting kube services: accept by policy",
 		"forward kube forward: accept by policy",
 		`postrouting kube postrouting: accept by oifname "eth0" ip daddr != 10.0.0.0/8 counter masquerade`)
-	wantChains(t, syns, "10.8.0.11",
+	wantChains(t, syns, "10.8.0.11", "output local out: accept by policy",
 		"prerouting kube services > pod-1-4: accept by counter dnat to 10.4.0.11:8080",
 		"forward kube forward: accept by policy",
 		"postrouting kube postrouting: accept by meta mark & 0x4000 != 0x0 meta mark set meta mark & 0xffffbfff counter masquerade")
@@ -146,19 +155,59 @@ func wantDrop(t *testing.T, j *journey, because string) {
 	}
 }
 
-// closePort adds a rule to the lab's forward chain that jumps to one that drops,
-// and returns that one's handle.
-func closePort(t *testing.T, namespace string) uint64 {
+// filterOutput has a namespace mark what it sends to 203.0.113.9 and drop what it
+// sends by IPv6, until remove is called.
+func filterOutput(t *testing.T, namespace string) (remove func()) {
+	t.Helper()
+	c := nftIn(t, namespace)
+	table := c.AddTable(&nftables.Table{Name: "local", Family: nftables.TableFamilyINet})
+	out := c.AddChain(&nftables.Chain{
+		Name: "out", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+	})
+	family := func(f byte) []expr.Any {
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Register: 1, Data: []byte{f}}}
+	}
+	c.AddRule(&nftables.Rule{Table: table, Chain: out, Exprs: append(
+		family(unix.NFPROTO_IPV4),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Cmp{Register: 1, Data: []byte{203, 0, 113, 9}},
+		&expr.Immediate{Register: 1, Data: []byte{0x77, 0, 0, 0}},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	)})
+	c.AddRule(&nftables.Rule{Table: table, Chain: out, Exprs: append(
+		family(unix.NFPROTO_IPV6), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop},
+	)})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		c.DelTable(table)
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func nftIn(t *testing.T, namespace string) *nftables.Conn {
 	t.Helper()
 	ns, err := netns.GetFromName(namespace)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ns.Close()
+	t.Cleanup(func() { ns.Close() })
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns)))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// closePort adds a rule to the lab's forward chain that jumps to one that drops,
+// and returns that one's handle.
+func closePort(t *testing.T, namespace string) uint64 {
+	t.Helper()
+	c := nftIn(t, namespace)
 	table := &nftables.Table{Name: "kube", Family: nftables.TableFamilyINet}
 	closed := c.AddChain(&nftables.Chain{Name: "closed", Table: table})
 	for _, port := range []byte{81, 0x90} { // 8065 and 8080

@@ -19,6 +19,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
 	"waymark/scenarios"
@@ -37,7 +39,8 @@ func (j *journey) socketHops(hook string) (details []map[string]any) {
 }
 
 // TestTraceNamesTheSocket: every packet of a connection ends in a socket; those
-// of the target belong to its server.
+// of the target belong to its server, and an echo reply to the ping socket that
+// asked.
 func TestTraceNamesTheSocket(t *testing.T) {
 	needFunctions(t)
 	w := labUpFor(t)
@@ -52,7 +55,7 @@ func TestTraceNamesTheSocket(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "x.pcapng")
 	args := append([]string{"trace", "--hooks", "device,socket,drop,free", "-o", "json", "-w", file}, netnsFlags(w)...)
-	tr := start(t, append(args, "port 5000")...)
+	tr := start(t, append(args, "port 5000 or icmp")...)
 	const connections = 3
 	for name, c := range cases {
 		c.traffic.Connections = connections
@@ -60,8 +63,19 @@ func TestTraceNamesTheSocket(t *testing.T) {
 			t.Fatalf("%s: %+v: %v", name, sum, err)
 		}
 	}
+	id := pingSocket(t, w, "10.0.0.1")
 	out := tr.stop(t)
 	all := parseJourneys(t, out)
+	t.Run("ping", func(t *testing.T) {
+		reply := find(all, func(j *journey) bool { return j.Packet.Proto == "icmp" && j.Reply })
+		if reply == nil {
+			t.Fatal("no journey of the echo reply")
+		}
+		took := reply.socketHops("receive")
+		if len(took) != 1 || reply.Outcome != "delivered" || took[0]["proto"] != "icmp" || took[0]["id"] != float64(id) {
+			t.Errorf("the reply to %d is %s, to %v", id, reply.Outcome, took)
+		}
+	})
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			want := map[string]int{"S LISTEN": connections, "reply S. SYN_SENT": connections}
@@ -85,6 +99,34 @@ func TestTraceNamesTheSocket(t *testing.T) {
 	if replayed, stderr, code := run0(t, "replay", "-o", "json", file); code != 0 || replayed != string(out) {
 		t.Errorf("replay (exit %d, %s) prints\n%s\nlive printed\n%s", code, stderr, replayed, out)
 	}
+}
+
+// pingSocket asks dst for an echo, from the client of the Meridio lab, through a
+// socket that is for that alone, and returns the request's identifier.
+func pingSocket(t *testing.T, w *scenarios.World, dst string) (id int) {
+	t.Helper()
+	var c *icmp.PacketConn
+	if err := w.Inside("gw", func() (err error) {
+		if err = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 0"), 0); err == nil {
+			c, err = icmp.ListenPacket("udp4", "200.100.0.1")
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	request, err := (&icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{Seq: 1}}).Marshal(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.WriteTo(request, &net.UDPAddr{IP: net.ParseIP(dst)}); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, _, err := c.ReadFrom(make([]byte, 1500)); err != nil {
+		t.Fatalf("no echo reply: %v", err)
+	}
+	return c.LocalAddr().(*net.UDPAddr).Port
 }
 
 // checkSocket wants one socket to take the packet, and of the target's that it
