@@ -16,10 +16,11 @@ import (
 )
 
 // DefaultDevices are the patterns of devices that are traced unless told
-// otherwise: those of Meridio, of kubenet and GKE nodes, and of IPVS directors.
+// otherwise: those of Meridio, of kubenet and GKE nodes, of IPVS directors, and what
+// nodes have outside of these.
 var DefaultDevices = []string{
 	"nsm-*", "ext*", "load-balan-*", "proxy.load-*", "bridge0", "cbr0", "nsc", "eth*", "veth*", "po0", "cali*",
-	"vxlan*", "flannel*",
+	"vxlan*", "flannel*", "en[opsx]*", "bond*",
 }
 
 // MatchDevice tells whether a device name matches one of the patterns
