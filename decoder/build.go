@@ -363,7 +363,7 @@ func (b *builder) dropped(br *branch, e *event) {
 		f.lb = b.refusal(e)
 	}
 	b.natHops(br, n)
-	explainDrop(f, &d)
+	b.s.why.explain(f, &d)
 	d.Time = b.s.wall(e.rec.TimeNs)
 	b.dropHop(br, e, &d, "")
 	br.drop = &d

@@ -96,6 +96,7 @@ type Stitcher struct {
 	skbs     map[uint64]uint64       // which trail an sk_buff address belongs to
 	recent   recentTrails
 	frags    fragmented
+	why      explained
 	order    list[byStart] // open journeys by start
 	quiet    list[byQuiet] // open journeys by last record
 	queued   list[byQuiet] // those of packets that wait in a queue, by last record

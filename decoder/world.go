@@ -24,6 +24,7 @@ const (
 type world struct {
 	session Session
 	views   map[uint32]*view
+	changes uint64 // of what explains losses, so far
 	symbols map[uint64]string
 	reasons map[uint32]string
 	macs    map[string]*Device
@@ -76,6 +77,9 @@ func newWorld() *world {
 
 // apply takes one context.
 func (w *world) apply(c *Context) {
+	if c.Clock == nil && c.Loss == nil && c.Budget == nil && c.Process == nil {
+		w.changes++
+	}
 	switch {
 	case c.Session != nil:
 		w.session = *c.Session

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/spf13/pflag"
 )
@@ -50,7 +51,14 @@ func problem(err error) error { return exitError{exitProblem, err} }
 // unsupported marks err as "not permitted or not supported here": exit code 3.
 func unsupported(err error) error { return exitError{exitUnsupported, err} }
 
-func main() { os.Exit(run(os.Args)) }
+func main() {
+	// Little is kept for long and much is told: twice the memory of what is kept
+	// saves a sixth of the time. Whoever sets GOGC knows better.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
+	os.Exit(run(os.Args))
+}
 
 func run(args []string) int {
 	if filepath.Base(args[0]) == nfqlbName {
