@@ -41,7 +41,9 @@ bench: ## what tracing and balancing cost, measured here
 
 SOAK_PACKETS ?= 50000000
 
-soak: ## 50 million packets through the balancer while everything around it changes
+soak: ## 50 million packets through the balancer while everything around it changes; 1,000 connections at a time traced
+	@if [ "$$(id -u)" = 0 ]; then .ci/packages.sh $(TEST_PACKAGES); fi
+	.ci/soak-vm.sh 6.12
 	WAYMARK_SOAK=1 WAYMARK_SOAK_PACKETS=$(SOAK_PACKETS) $(GO) test -count=1 -timeout 60m -run '^TestSoak$$' -v ./nfqlb
 
 lint: gen-deps ## vet, staticcheck, gofumpt, clang-format

@@ -141,7 +141,7 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 	}
 	answers := map[string]*answer{} // by the ends of the connection
 	tr := start(t, append(append([]string{"trace", "--hooks", "device,nat,bridge,drop,free", "-o", "json"}, netnsFlags(w)...), filter)...)
-	connections, concurrency := 1000, 100
+	connections, concurrency := 1000, 1000
 	if testing.Short() {
 		connections, concurrency = 6, 1
 	}
