@@ -13,16 +13,20 @@ type adviceRow struct {
 	advice    string
 }
 
-// explainDrop fills in because, advice and question; first row wins.
-func explainDrop(f *dropFacts, d *Drop) {
-	for i := range adviceTable {
-		r := &adviceTable[i]
+// explainDrop fills in because, advice and question.
+func explainDrop(f *dropFacts, d *Drop) { explain(adviceTable, f, d) }
+
+// explain does so from a table, of which the first row wins; false: none applies.
+func explain(table []adviceRow, f *dropFacts, d *Drop) bool {
+	for i := range table {
+		r := &table[i]
 		if len(r.functions) > 0 && !f.functionIs(r.functions) || len(r.reasons) > 0 && !f.reasonIs(r.reasons) || r.when != nil && !r.when(f) {
 			continue
 		}
 		d.Because, d.Advice, d.Question = f.fill(r.because), f.fill(r.advice), r.question
-		return
+		return true
 	}
+	return false
 }
 
 var (

@@ -97,6 +97,7 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 	}
 	b.connection(&first.rec)
 	b.outcome()
+	b.silent()
 	clear(b.branches)
 	s.branches = b.branches
 	return j

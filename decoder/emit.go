@@ -88,6 +88,7 @@ func (s *Stitcher) hand(j *Journey) {
 	if se.MarkMask != 0 && !j.hadMark(se.Mark, se.MarkMask) {
 		return
 	}
+	s.answered(j)
 	s.markLosses(j)
 	s.markShed(j)
 	// Here, so that what is left out changes nothing about the others: a reader

@@ -31,6 +31,12 @@ type dropFacts struct {
 	route    *RouteResult
 	routeSet bool
 	query    RouteQuery
+
+	// How an answer would be routed, see answer.
+	answerRoute   *RouteResult
+	answerRouting *Routing // that says so
+	answerSince   uint64   // boot clock ns; 0: not known
+	answerSet     bool
 }
 
 func (b *builder) facts(br *branch, e *event, d *Drop) *dropFacts {
@@ -416,6 +422,24 @@ var factTexts = map[string]func(*dropFacts) string{
 			return tableText(rules[0].Table)
 		}
 		return fmt.Sprint(f.rec.Mark)
+	},
+	"ip": func(f *dropFacts) string {
+		if f.dst.Is6() {
+			return "ip -6"
+		}
+		return "ip"
+	},
+	"answerTable": (*dropFacts).answerTable,
+	"answerPassed": func(f *dropFacts) string {
+		r := f.answer()
+		return r.Passed[len(r.Passed)-1].text()
+	},
+	"answerRule": func(f *dropFacts) string { return f.answer().Rule.text() },
+	"queue": func(f *dropFacts) string {
+		if w := f.br.wait; w != nil {
+			return fmt.Sprintf("queue %d", w.number)
+		}
+		return "the balancer's queue"
 	},
 	"queues": func(f *dropFacts) string {
 		qs, _ := f.listeners()

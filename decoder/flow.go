@@ -109,7 +109,10 @@ type FlowDirection struct {
 	WayCount int             `json:"way_count,omitempty"` // journeys that took Way
 	P50Ns    uint64          `json:"p50_ns,omitempty"`    // duration, of a sample if there were many
 	MaxNs    uint64          `json:"max_ns,omitempty"`
-	Drop     *Drop           `json:"drop,omitempty"` // the latest
+	Drop     *Drop           `json:"drop,omitempty"`    // the latest
+	Because  string          `json:"because,omitempty"` // as of the latest journey that nothing came of
+	Advice   string          `json:"advice,omitempty"`
+	Question string          `json:"question,omitempty"`
 }
 
 // Flows groups journeys, those of each node by themselves.
@@ -174,6 +177,9 @@ func (f *Flows) Add(j *Journey) {
 	d.MaxNs = max(d.MaxNs, j.DurationNs)
 	if j.Drop != nil {
 		d.Drop = j.Drop
+	}
+	if j.Because != "" {
+		d.Because, d.Advice, d.Question = j.Because, j.Advice, j.Question
 	}
 	st.duration(d.Journeys, j.DurationNs)
 	st.way(j)

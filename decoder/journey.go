@@ -79,6 +79,10 @@ type Journey struct {
 	Hops       []Hop    `json:"hops"`
 	Outcome    Outcome  `json:"outcome"`
 	Drop       *Drop    `json:"drop,omitempty"`     // the loss that ended it, if Outcome is Dropped
+	Because    string   `json:"because,omitempty"`  // why nothing came of it, though nobody dropped it
+	Advice     string   `json:"advice,omitempty"`   //
+	Question   string   `json:"question,omitempty"` // row of the fault table that this answers
+	Since      WallTime `json:"since,omitzero"`     // when that came to be, if it was seen
 	Complete   bool     `json:"complete"`           // false: records of it may be missing
 	Notes      []string `json:"notes,omitempty"`    // why it is not complete, and the like
 	EndedAt    string   `json:"ended_at,omitempty"` // kernel function that freed it after normal use
@@ -95,6 +99,10 @@ type Journey struct {
 	tuples []tuple
 	inner  tuple // the tuple an ICMP error talks about
 	syn    int   // 1: opens a connection, 2: answers that
+
+	asking   bool       // it came to where it is answered
+	asked    sentPacket // the answer that was not seen when the journey was built
+	silentAt string     // where nothing came of it
 
 	had     []uint32 // marks that records of it had
 	matched bool     // Options.Match took one of its packets

@@ -14,6 +14,7 @@ type Writer interface {
 	Drops(*DropCount) error
 	Totals(*DropTable) error
 	Flow(*FlowSummary) error
+	Unanswered(*Unanswered) error
 	Status(*Status) error
 }
 
@@ -46,6 +47,9 @@ func (w *JSONWriter) Totals(t *DropTable) error {
 
 // Flow implements Writer.
 func (w *JSONWriter) Flow(f *FlowSummary) error { return w.enc.Encode(f) }
+
+// Unanswered implements Writer.
+func (w *JSONWriter) Unanswered(u *Unanswered) error { return w.enc.Encode(u) }
 
 // Status implements Writer.
 func (w *JSONWriter) Status(s *Status) error { return w.enc.Encode(s) }

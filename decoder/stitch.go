@@ -97,6 +97,7 @@ type Stitcher struct {
 	recent   recentTrails
 	frags    fragmented
 	why      explained
+	sent     sentPackets
 	order    list[byStart] // open journeys by start
 	quiet    list[byQuiet] // open journeys by last record
 	queued   list[byQuiet] // those of packets that wait in a queue, by last record
@@ -241,6 +242,9 @@ func (s *Stitcher) take(r *bpf.Record, ext, snap []byte) bool {
 	}
 	if !o.add(r, ext, snap, s.world.at(r.Netns)) {
 		return false
+	}
+	if s.opt.Emit != nil {
+		s.sent.note(o, r)
 	}
 	if r.Flags&bpf.FlagEnd != 0 {
 		o.endTrail(r.Trail, r.TimeNs, true)

@@ -152,6 +152,9 @@ func (w *TextWriter) last(j *Journey) {
 		if end.local.IsValid() {
 			what += fmt.Sprintf(" (%s is local)", end.local)
 		}
+		if j.Because != "" {
+			what += w.color(red, ", but not answered")
+		}
 	case Forwarded:
 		what = w.color(green, "forwarded")
 		if end.dev != "" {
@@ -169,6 +172,14 @@ func (w *TextWriter) last(j *Journey) {
 		}
 	}
 	w.lines = append(w.lines, textLine{kind: lineEnd, t: end.t, box: cmp.Or(end.netns, j.Node), what: what})
+	if j.Because != "" {
+		because := "because " + j.Because
+		if j.Since != 0 {
+			because += " (since " + j.Since.clock() + ")"
+		}
+		w.more(lineBecause, because)
+		w.more(lineAdvice, "advice: "+j.Advice)
+	}
 }
 
 func (w *TextWriter) dropped(reason, at string) string {
@@ -431,6 +442,20 @@ var icmpNames = map[icmpKey]string{
 	{"icmp", 0}: "echo reply", {"icmp", 3}: "unreachable", {"icmp", 5}: "redirect", {"icmp", 8}: "echo request", {"icmp", 11}: "time exceeded",
 	{"icmp6", 1}: "unreachable", {"icmp6", 2}: "packet too big", {"icmp6", 3}: "time exceeded", {"icmp6", 128}: "echo request", {"icmp6", 129}: "echo reply",
 	{"icmp6", 133}: "router solicitation", {"icmp6", 134}: "router advertisement", {"icmp6", 135}: "neighbour solicitation", {"icmp6", 136}: "neighbour advertisement",
+}
+
+// Unanswered implements Writer.
+func (w *TextWriter) Unanswered(u *Unanswered) error {
+	w.printf("%s %s to %s %s %s in %s, from %s to %s", grouped(u.Count), plural(int(min(u.Count, 2)), "packet"),
+		u.Proto, endpoint(u.Dst, u.DPort), w.color(red, "not answered"), w.color(bold, u.Place), u.Since.clock(), u.Last.clock())
+	if u.Broken != 0 {
+		w.printf(", broken since %s", u.Broken.clock())
+	}
+	if u.Until != 0 {
+		w.printf(", mended by %s", u.Until.clock())
+	}
+	w.printf("  because %s\n", u.Because)
+	return w.flush()
 }
 
 // Status implements Writer.

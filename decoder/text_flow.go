@@ -47,6 +47,14 @@ func (w *TextWriter) Flow(f *FlowSummary) error {
 			w.printf("    advice: %s\n", d.drop.Advice)
 		}
 	}
+	for _, d := range []struct {
+		name string
+		way  *FlowDirection
+	}{{"there", &f.Forward}, {"back", &f.Reply}} {
+		if d.way.Because != "" {
+			w.printf("    %s: %s\n    because %s\n    advice: %s\n", d.name, w.color(red, "nothing came of it"), d.way.Because, d.way.Advice)
+		}
+	}
 	if !f.Complete {
 		w.printf("    %s\n", w.color(yellow, "note: records may be missing"))
 	}

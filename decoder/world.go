@@ -60,7 +60,37 @@ type view struct {
 	oldRouting  *Routing
 	oldBalancer *Balancer
 
+	// The latest rules and routes with the present ones, oldest first.
+	routingLog []datedRouting
+
 	shared bool // a record refers to it
+}
+
+// datedRouting is rules and routes, and when they were found.
+type datedRouting struct {
+	routing *Routing
+	at      uint64 // boot clock ns
+}
+
+// maxRoutingLog is how many changes are remembered to say since when: what undoes
+// a thing often takes several.
+const maxRoutingLog = 8
+
+func (v *view) logRouting(r *Routing, at uint64) {
+	keep := v.routingLog[max(0, len(v.routingLog)-maxRoutingLog+1):]
+	v.routingLog = append(slices.Clone(keep), datedRouting{r, at}) // other views have the old one
+}
+
+// since is when the present rules and routes came to be bad; 0: they are not, or
+// nobody saw them while they were good.
+func (v *view) since(bad func(*Routing) bool) (at uint64) {
+	for _, l := range slices.Backward(v.routingLog) {
+		if !bad(l.routing) {
+			return at
+		}
+		at = l.at
+	}
+	return 0
 }
 
 func newWorld() *world {
@@ -92,6 +122,7 @@ func (w *world) apply(c *Context) {
 	case c.Routing != nil:
 		if v := w.change(c.Routing.Netns); v != nil {
 			v.oldRouting, v.routing = v.routing, c.Routing
+			v.logRouting(c.Routing, c.Time)
 		}
 	case c.Balancer != nil:
 		if v := w.change(c.Balancer.Netns); v != nil {

@@ -66,7 +66,8 @@ type printer struct {
 	w     decoder.Writer
 	buf   *bufio.Writer
 	flows *decoder.Flows // nil: print journeys
-	err   error          // first error of writing; nothing is printed after it
+	quiet decoder.Silences
+	err   error // first error of writing; nothing is printed after it
 }
 
 // newPrinter returns a printer to w; nodes: flows name their node.
@@ -108,6 +109,7 @@ func (p *printer) told(t decoder.Told) {
 }
 
 func (p *printer) journey(j *decoder.Journey) {
+	p.quiet.Add(j)
 	if p.flows != nil {
 		p.flows.Add(j)
 		return
@@ -136,6 +138,9 @@ func (p *printer) finish(statuses ...*decoder.Status) error {
 		for _, f := range p.flows.Summaries() {
 			p.keep(p.w.Flow(f))
 		}
+	}
+	for _, u := range p.quiet.All() {
+		p.keep(p.w.Unanswered(u))
 	}
 	p.flush()
 	for _, s := range statuses {
