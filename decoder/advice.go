@@ -2,6 +2,8 @@
 
 package decoder
 
+import "strings"
+
 // adviceRow is one thing known about drops: when it applies, what it means,
 // and what to do. Texts may name facts in braces (factTexts).
 type adviceRow struct {
@@ -60,6 +62,11 @@ var adviceTable = []adviceRow{
 		question: "M30", functions: queueFunctions,
 		because: "the netfilter queue in {netns} did not take the packet: nobody listens on it, or it is full",
 		advice:  "look at /proc/net/netfilter/nfnetlink_queue in {netns}: no row means that the balancer is not running, a growing queue_dropped that it is too slow",
+	},
+	{
+		question: "M12", functions: verdictFunctions, when: flowWasChanged,
+		because: "flow {changedFlow} of the balancer in {netns} no longer takes {to}: it was changed, for it did before",
+		advice:  "compare `waymark lb flow-list` in {netns} with the flows that are configured, and set this one anew: its ports, protocols or sources are not those of the service",
 	},
 	{
 		question: "M13", functions: verdictFunctions, when: lbNoFlow,
@@ -131,6 +138,16 @@ var adviceTable = []adviceRow{
 		advice:  "see `ip route show table all type blackhole` in {netns}, and which table should have had the route to {dst} before it",
 	},
 	{
+		question: "M16", functions: noRouteFunctions, when: markWasChanged,
+		because: "the balancer in {netns} gave it mark {lbMark}, but it was routed with mark {mark}: a rule after the queue changed it",
+		advice:  "look in {netns} for what sets marks behind the queue: `nft list ruleset` for `meta mark set` in prerouting with a priority above the queue's, or MARK in iptables; remove it",
+	},
+	{
+		question: "M8", functions: noRouteFunctions, when: proxyLinkMissing,
+		because: "the rule for mark {mark} in {netns} leads to table {markTable}, which is empty: no device load-balan-* is up there, so no proxy is connected",
+		advice:  "see with `ip link` in {netns} whether a device to the proxy is down or gone; set it up, or restart the proxy, and see that its addresses and the routes by it are back",
+	},
+	{
 		question: "M17", functions: noRouteFunctions, when: markWithoutRule,
 		because: "the packet has mark {mark}, but {netns} has no ip rule for that mark, and no other rule leads to {dst}",
 		advice:  "put back the rule `fwmark {mark} lookup {markTable}` in {netns}; nobody checks it after it was made, restarting the load balancer makes it again",
@@ -193,6 +210,11 @@ var adviceTable = []adviceRow{
 		advice:  "see with `ip neigh show dev {dev}` in {netns} which one has failed: bring it back, or take it out of the route",
 	},
 	{
+		question: "M6", when: nexthopHasNoAddress,
+		because: "nobody has the address of {hop}, where {netns} sends replies from {src}, and {bare} has none of {ipVersion}",
+		advice:  "give {bare} back the address that replies are sent to (`ip addr` shows what it has), or correct the route of {rule} in {netns}",
+	},
+	{
 		question: "M24", when: replyNexthop,
 		because: "{hop}, where {netns} sends replies from {src} by {rule}, does not answer ARP or neighbour discovery at {dev}",
 		advice:  "see whether that load balancer is there: bring it back, or take it out of the route in {netns}",
@@ -241,6 +263,11 @@ var adviceTable = []adviceRow{
 		question: "M22", functions: bridgeFunctions, when: bridgeChose,
 		because: "the bridge knows the port for the frame's address, but may not send it there: its VLAN is not one of the port's, or both ports are isolated",
 		advice:  "see `bridge vlan` and `bridge -d link` in {netns}",
+	},
+	{
+		question: "M29", functions: []string{"br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "br_forward_finish"}, when: tooBigForTarget,
+		because: "it is bigger than {netns}/{dev} takes (MTU {mtu}), and a bridge tells nobody",
+		advice:  "make the MTU equal along the path: `ip link set {dev} mtu N` in {netns}, with N as at the load balancer's and the target's device",
 	},
 	{
 		question: "G7", functions: []string{"br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "br_forward_finish"}, when: tooBig,
@@ -344,6 +371,11 @@ var adviceTable = []adviceRow{
 
 	// Broken packets.
 	{
+		question: "M34", reasons: []string{"PKT_TOO_BIG"}, when: tooBigUntold,
+		because: "it is bigger than the link from {netns} to the target takes, and {src} is not told: net.{family}.fwmark_reflect is 0 in {netns}, so the message about it has no mark and finds no way",
+		advice:  "set net.{family}.fwmark_reflect to 1 in {netns}, or make the MTU equal along the path",
+	},
+	{
 		question: "M34", reasons: []string{"PKT_TOO_BIG"},
 		because: "it is bigger than {netns}/{dev} takes (MTU {mtu})",
 		advice:  "make the MTU equal along the path, or see why the ICMP message about it does not reach {src}",
@@ -387,6 +419,42 @@ func tooBig(f *dropFacts) bool {
 func unresolved(f *dropFacts) bool {
 	return f.reasonIs(neighbourReasons) ||
 		f.functionIs(neighbourFunctions) && (f.reasonIs(unnamed) || f.reasonIs([]string{"QUEUE_PURGE"}))
+}
+
+// tooBigForTarget is the same on the way to or from a virtual address.
+func tooBigForTarget(f *dropFacts) bool { return tooBig(f) && (f.isVIP(f.dst) || f.isVIP(f.src)) }
+
+// tooBigUntold: the load balancer's answer to a marked packet would need the mark
+// to be routed.
+func tooBigUntold(f *dropFacts) bool {
+	reflects, known := f.routing().sysctl("net/" + factTexts["family"](f) + "/fwmark_reflect")
+	return marked(f) && f.balancer() != nil && known && reflects == "0"
+}
+
+// flowWasChanged: the balancer had a flow that took the packet, and still has it,
+// but that takes it no more.
+func flowWasChanged(f *dropFacts) bool { return lbNoFlow(f) && f.changedFlow() != "" }
+
+func markWasChanged(f *dropFacts) bool {
+	return marked(f) && lbAccepts(f) && uint32(f.lb.Mark) != f.rec.Mark
+}
+
+func proxyLinkMissing(f *dropFacts) bool {
+	if !markTableEmpty(f) || f.balancer() == nil || f.view == nil {
+		return false
+	}
+	for _, d := range f.view.devices {
+		if d.Up && strings.HasPrefix(d.Name, "load-balan-") {
+			return false
+		}
+	}
+	return true
+}
+
+// nexthopHasNoAddress: the next hop of replies is an address that a load balancer's
+// device should have.
+func nexthopHasNoAddress(f *dropFacts) bool {
+	return replyNexthop(f) && !f.b.w.hasAddress(f.nexthops()[0]) && f.bareDevice() != ""
 }
 
 func noCarrier(f *dropFacts) bool { return unresolved(f) && f.device != nil && f.device.NoCarrier }

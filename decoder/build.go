@@ -232,6 +232,7 @@ func (b *builder) device(br *branch, e *event) {
 	}
 	br.last, br.seen, br.mark = t, true, mark
 	br.dev, br.own, br.ipvs, br.routed = e, true, nil, 0
+	br.lb = nil
 	br.socket, br.answer = nil, nil // a tunnel's socket passes it on, a redirect is no refusal
 	if entered && hook == "ingress" && mark != 0 {
 		b.markedOnEntry(br, e)
@@ -352,7 +353,7 @@ func (b *builder) dropped(br *branch, e *event) {
 		return
 	}
 	if br.dev != nil && f.sameNetns {
-		if br.judged {
+		if br.judged || br.lb != nil {
 			f.lb = br.lb
 		} else if e.rec.Mark != br.mark || f.inQueue() {
 			f.lb = b.lbHop(br, br.dev, e, f.inQueue())

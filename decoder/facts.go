@@ -167,6 +167,50 @@ func (f *dropFacts) balancer() *Balancer {
 	return nil
 }
 
+// changedFlow is the flow of the balancer that took the packet before the
+// balancer's state last changed, and does not now.
+func (f *dropFacts) changedFlow() string {
+	from := f.e
+	if f.sameNetns {
+		from = f.prev
+	}
+	states := f.b.w.balancers(f.view, f.netns)
+	if f.b.s.opt.LB == nil || len(states) < 2 {
+		return ""
+	}
+	for _, before := range states[1:] {
+		d := f.b.decide(before, from)
+		if d.Accept && slices.ContainsFunc(states[0].Flows, func(flow BalancerFlow) bool { return flow.Name == d.Flow }) {
+			return d.Flow
+		}
+	}
+	return ""
+}
+
+// bareDevice is NETNS/DEV of a load balancer's device that is up, but has no
+// address of the packet's family that is good beyond its link; empty: there is none.
+func (f *dropFacts) bareDevice() string {
+	var bare []string
+	for inode, v := range f.b.w.views {
+		if v.balancer == nil {
+			continue
+		}
+		for _, d := range v.devices {
+			if !d.Up || d.Name == "lo" || d.MAC == "" || d.Master != 0 || slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool {
+				return p.Addr().Is4() == f.dst.Is4() && (p.Addr().Is4() || !p.Addr().IsLinkLocalUnicast())
+			}) {
+				continue
+			}
+			netns, _ := f.b.w.netns(inode)
+			bare = append(bare, place(netns, d.Name))
+		}
+	}
+	if len(bare) == 0 {
+		return ""
+	}
+	return slices.Min(bare)
+}
+
 // isVIP tells whether some balancer has a flow for the address.
 func (f *dropFacts) isVIP(a netip.Addr) bool {
 	if !a.IsValid() {
@@ -428,6 +472,15 @@ var factTexts = map[string]func(*dropFacts) string{
 			return "ip -6"
 		}
 		return "ip"
+	},
+	"changedFlow": (*dropFacts).changedFlow,
+	"lbMark":      func(f *dropFacts) string { return fmt.Sprintf("%#x", uint32(f.lb.Mark)) },
+	"bare":        (*dropFacts).bareDevice,
+	"ipVersion": func(f *dropFacts) string {
+		if f.dst.Is6() {
+			return "IPv6"
+		}
+		return "IPv4"
 	},
 	"answerTable": (*dropFacts).answerTable,
 	"answerPassed": func(f *dropFacts) string {

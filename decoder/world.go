@@ -306,6 +306,18 @@ func (w *world) device(v *view, inode, index uint32) *Device {
 	return nil
 }
 
+// hasAddress tells whether any device that is known has the address.
+func (w *world) hasAddress(a netip.Addr) bool {
+	for _, v := range w.views {
+		for _, d := range v.devices {
+			if slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // deviceName is the device's name, or "if7" if none is known.
 func (w *world) deviceName(v *view, inode, index uint32) string {
 	if index == 0 {

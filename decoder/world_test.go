@@ -36,6 +36,8 @@ const (
 	atUDPQueue
 	atHook
 	atBridge
+	atForward
+	atBridgePush
 )
 
 var symbols = map[uint64]string{
@@ -45,7 +47,7 @@ var symbols = map[uint64]string{
 	atICMP6Rcv: "icmpv6_rcv+0x31", atEnqueue: "nfqnl_enqueue_packet+0x2b3 [nfnetlink_queue]",
 	atNFTChain: "nft_do_chain+0x4d8 [nf_tables]",
 	atUDPQueue: "udp_queue_rcv_one_skb+0x3f1", atHook: "nf_hook_slow+0xf1",
-	atBridge: "br_handle_frame+0x1e2",
+	atBridge: "br_handle_frame+0x1e2", atForward: "ip_forward+0x4a", atBridgePush: "br_dev_queue_push_xmit+0x70",
 }
 
 // Numbers as on 6.12, except that only names count.
@@ -63,12 +65,13 @@ const (
 	rNetfilter
 	rQueuePurge
 	rInvalidSYN
+	rTooBig
 )
 
 var reasons = map[uint32]string{
 	rNotSpecified: "NOT_SPECIFIED", rNoSocket: "NO_SOCKET", rSocketClose: "SOCKET_CLOSE", rRPFilter: "IP_RPFILTER", rInAddr: "IP_INADDRERRORS",
 	rInNoRoutes: "IP_INNOROUTES", rOtherHost: "OTHERHOST", rOldAck: "TCP_OLD_ACK", rNeighFailed: "NEIGH_FAILED",
-	rRcvBuff: "SOCKET_RCVBUFF", rNetfilter: "NETFILTER_DROP", rQueuePurge: "QUEUE_PURGE", rInvalidSYN: "TCP_INVALID_SYN",
+	rRcvBuff: "SOCKET_RCVBUFF", rNetfilter: "NETFILTER_DROP", rQueuePurge: "QUEUE_PURGE", rInvalidSYN: "TCP_INVALID_SYN", rTooBig: "PKT_TOO_BIG",
 }
 
 // Device indexes; each is also the last byte of the device's MAC address.
@@ -233,7 +236,7 @@ func (t *trench) contexts() []*Context {
 	if t.queues != nil {
 		cs = append(cs, &Context{Queues: t.queues})
 	}
-	for a := range uint64(16) {
+	for a := range uint64(32) {
 		if name, ok := symbols[atNFQueue+a*0x100]; ok {
 			cs = append(cs, &Context{Symbol: &Symbol{Addr: atNFQueue + a*0x100, Name: name}})
 		}

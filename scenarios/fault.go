@@ -36,12 +36,15 @@ type Fault struct {
 
 // Expect is what an observer must find while a fault is set.
 type Expect struct {
-	Outcome string `json:"outcome"` // of a journey: "dropped"
+	Outcome string `json:"outcome"` // of a journey: "dropped", or of a silent loss "delivered" or "open"
 	// Packet says which way the lost packet goes: "request" or "reply".
 	Packet string `json:"packet"`
 	Netns  string `json:"netns"` // full name of the namespace of the drop
 	Dev    string `json:"dev"`   // device the lost packet belongs to there
 	Drops  []Site `json:"drops"` // where, on the kernels that were measured
+	// Silent are the IP versions of whose packets no kernel frees any: what an
+	// observer finds is read from the state of Netns.
+	Silent []int `json:"silent,omitempty"`
 	// Wait is how long the kernel keeps the packet before it gives it up, if long.
 	Wait   time.Duration `json:"wait_ns,omitempty"`
 	Advice string        `json:"advice"`

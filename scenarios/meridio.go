@@ -42,8 +42,9 @@ var (
 	meridioBalancer4 = netip.MustParseAddr("172.16.1.2")
 	meridioBalancer6 = netip.MustParseAddr("fd00::ac10:102")
 
-	meridioToProxy = port{meridioLB, "load-balan-274a"}
-	meridioBridge  = port{meridioProxy, "bridge0"}
+	meridioToProxy   = port{meridioLB, "load-balan-274a"}
+	meridioProxyLink = veth{meridioToProxy, port{meridioProxy, "load-balan-b0ef"}}
+	meridioBridge    = port{meridioProxy, "bridge0"}
 )
 
 const meridioPort = 5000
@@ -118,7 +119,7 @@ func meridioPlan(e meridioExternal) plan {
 		nodes: []string{meridioGW, meridioLB, meridioProxy},
 		veths: []veth{
 			e.wire(),
-			{meridioToProxy, port{meridioProxy, "load-balan-b0ef"}},
+			meridioProxyLink,
 		},
 		overlays: e.overlays(),
 		bridges:  []bridge{{meridioBridge, []string{"load-balan-b0ef"}}},
@@ -145,14 +146,11 @@ func meridioPlan(e meridioExternal) plan {
 		{meridioGW, e.gateway, "100:100::150/64"},
 		{meridioGW, "lo", "200.100.0.1/32"},
 		{meridioGW, "lo", "200:100::1/128"},
-		{meridioLB, "load-balan-274a", "172.16.1.2/24"},
-		{meridioLB, "load-balan-274a", "fd00::ac10:102/120"},
-		{meridioProxy, "load-balan-b0ef", "172.16.1.3/24"},
-		{meridioProxy, "load-balan-b0ef", "fd00::ac10:103/120"},
 	} {
 		p.addresses = append(p.addresses, address{port{a.node, a.dev}, netip.MustParsePrefix(a.prefix)})
 	}
 	p.addresses = append(p.addresses, e.balancerAddresses()...)
+	p.addresses = append(p.addresses, meridioProxyLinkAddresses()...)
 	p.addresses = append(p.addresses, meridioBridgeAddresses()...)
 	p.addresses = append(p.addresses, e.addresses()...)
 	for _, t := range meridioTargets {
@@ -163,7 +161,6 @@ func meridioPlan(e meridioExternal) plan {
 			address{nsc, t.addr6}, address{nsc, vip6Prefix})
 	}
 
-	bridge4, bridge6 := netip.MustParseAddr("172.16.1.1"), netip.MustParseAddr("fd00::ac10:101")
 	// What the gateway's BGP speaker learns from the load balancer.
 	p.routes = append(p.routes,
 		route{node: meridioGW, dst: vip4Prefix, via: netip.MustParseAddr("169.254.100.2"), dev: e.gateway, protocol: protocolBird, metric: 32},
@@ -178,16 +175,11 @@ func meridioPlan(e meridioExternal) plan {
 	p.routes = append(p.routes, e.defaults()...)
 	p.routes = append(p.routes, meridioProxyDefaults(meridioBalancer4, meridioBalancer6)...)
 	for _, t := range meridioTargets {
-		p.rules = append(p.rules,
-			rule{node: t.node, from: vip4Prefix, table: 1},
-			rule{node: t.node, from: vip6Prefix, table: 2})
-		p.routes = append(p.routes,
-			route{node: t.node, via: bridge4, dev: "nsc", onlink: true, table: 1},
-			route{node: t.node, via: bridge6, dev: "nsc", onlink: true, table: 2},
-			route{node: meridioLB, via: t.addr4.Addr(), dev: meridioToProxy.dev, table: int(t.mark())},
-			route{node: meridioLB, via: t.addr6.Addr(), dev: meridioToProxy.dev, table: int(t.mark())})
+		p.rules = append(p.rules, t.rules()...)
+		p.routes = append(p.routes, t.routes()...)
 	}
 	p.rules = append(p.rules, meridioMarkRules()...)
+	p.routes = append(p.routes, meridioMarkRoutes()...)
 	return p
 }
 
@@ -196,6 +188,44 @@ func meridioBridgeAddresses() []address {
 		{meridioBridge, netip.MustParsePrefix("172.16.1.1/24")},
 		{meridioBridge, netip.MustParsePrefix("fd00::ac10:101/120")},
 	}
+}
+
+// meridioProxyLinkAddresses are those of the link between load balancer and proxy,
+// the load balancer's first.
+func meridioProxyLinkAddresses() []address {
+	return []address{
+		{meridioProxyLink.a, netip.PrefixFrom(meridioBalancer4, 24)},
+		{meridioProxyLink.a, netip.PrefixFrom(meridioBalancer6, 120)},
+		{meridioProxyLink.b, netip.MustParsePrefix("172.16.1.3/24")},
+		{meridioProxyLink.b, netip.MustParsePrefix("fd00::ac10:103/120")},
+	}
+}
+
+// rules lead what comes from the virtual addresses out of the target.
+func (t meridioTarget) rules() []rule {
+	return []rule{
+		{node: t.node, from: vip4Prefix, table: 1},
+		{node: t.node, from: vip6Prefix, table: 2},
+	}
+}
+
+// routes are what they look up.
+func (t meridioTarget) routes() []route {
+	return []route{
+		{node: t.node, via: netip.MustParseAddr("172.16.1.1"), dev: "nsc", onlink: true, table: 1},
+		{node: t.node, via: netip.MustParseAddr("fd00::ac10:101"), dev: "nsc", onlink: true, table: 2},
+	}
+}
+
+// meridioMarkRoutes lead to the targets, a table each.
+func meridioMarkRoutes() []route {
+	var routes []route
+	for _, t := range meridioTargets {
+		routes = append(routes,
+			route{node: meridioLB, via: t.addr4.Addr(), dev: meridioToProxy.dev, table: int(t.mark())},
+			route{node: meridioLB, via: t.addr6.Addr(), dev: meridioToProxy.dev, table: int(t.mark())})
+	}
+	return routes
 }
 
 // meridioEgressRules lead what comes from the virtual addresses out of the load

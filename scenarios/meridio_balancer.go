@@ -100,10 +100,13 @@ func (w *World) setTargets(ctx context.Context) error {
 	return w.activateTargets(ctx)
 }
 
-func (w *World) setFlow(ctx context.Context) error {
+func (w *World) setFlow(ctx context.Context) error { return w.setFlowPorts(ctx, "5000-5003") }
+
+// setFlowPorts sets the flow, or changes it, to serve these ports.
+func (w *World) setFlowPorts(ctx context.Context, ports string) error {
 	_, err := w.run(ctx, meridioLB, w.balancerCommand("flow-set", "--name="+meridioFlow,
 		"--target="+meridioStream, "--prio=1", "--protocols=tcp,udp",
-		"--dsts="+vip4Prefix.String()+","+vip6Prefix.String(), "--dports=5000-5003")...)
+		"--dsts="+vip4Prefix.String()+","+vip6Prefix.String(), "--dports="+ports)...)
 	return err
 }
 

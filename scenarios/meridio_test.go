@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -191,26 +193,24 @@ func TestFaultsBreakAndClear(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for kind, traffic := range kinds {
-				if f.Name == "rp-filter" && traffic.IPv6 {
-					continue // there is no such filter for IPv6
+			sendEach(t, w, f, soon, func(kind string, sum Summary) {
+				if f.Name == "rp-filter" && kinds[kind].IPv6 {
+					return // there is no such filter for IPv6
 				}
-				traffic.Timeout = soon
-				sum := send(t, w, traffic)
 				if sum.Failed == 0 {
 					t.Errorf("%s: every packet was answered in spite of the fault: %+v", kind, sum)
 				}
-			}
+			})
 			for range 2 {
 				if err := w.Clear(timeout(t), f.Name); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for kind, traffic := range kinds {
-				if sum := send(t, w, traffic); sum.Failed > 0 {
+			sendEach(t, w, f, 0, func(kind string, sum Summary) {
+				if sum.Failed > 0 {
 					t.Errorf("%s: not repaired: %+v", kind, sum)
 				}
-			}
+			})
 		})
 	}
 	t.Run("together", func(t *testing.T) {
@@ -242,6 +242,21 @@ func TestFaultsBreakAndClear(t *testing.T) {
 
 // soon is long enough to wait for an answer that must not come.
 const soon = 300 * time.Millisecond
+
+// sendEach sends traffic of every kind that shows f, side by side; no timeout is the
+// lab's.
+func sendEach(t *testing.T, w *World, f Fault, timeout time.Duration, got func(kind string, sum Summary)) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for kind, traffic := range kinds {
+		traffic.Timeout = timeout
+		if slices.Contains(f.Traffic, "--size") {
+			traffic.Size = 1400 // small packets pass
+		}
+		wg.Go(func() { got(kind, send(t, w, traffic)) })
+	}
+	wg.Wait()
+}
 
 func send(t *testing.T, w *World, traffic Traffic) Summary {
 	t.Helper()

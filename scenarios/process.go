@@ -138,6 +138,25 @@ func (p Process) kill() error {
 	return wrap(fmt.Sprintf("end %s (pid %d)", p.Role, p.PID), awaitExit(fd))
 }
 
+// signal sends a signal that does not end p; a process that is gone is no error.
+func (p Process) signal(sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("signal %s (pid %d): %w", p.Role, p.PID, err)
+	}
+	defer unix.Close(fd)
+	if start, err := startTime(p.PID); err != nil || start != p.Start {
+		return nil // the pid is another's now
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal %s (pid %d): %w", p.Role, p.PID, err)
+	}
+	return nil
+}
+
 // awaitExit waits until a process has ended: its pidfd becomes readable then.
 func awaitExit(pidfd int) error {
 	deadline := time.Now().Add(killTimeout)

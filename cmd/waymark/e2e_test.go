@@ -251,8 +251,9 @@ type journey struct {
 	Drop *struct {
 		Netns, Dev, Reason, At, Because, Advice, Question string
 	}
-	Complete bool
-	Notes    []string
+	Because, Advice, Question string // of a silent loss
+	Complete                  bool
+	Notes                     []string
 }
 
 func parseJourneys(t testing.TB, out []byte) []journey {

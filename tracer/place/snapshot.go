@@ -173,7 +173,7 @@ func routeOf(r netlink.Route, family int, names map[int]string) decoder.Route {
 func readSysctls(devices []decoder.Device) map[string]string {
 	keys := []string{
 		"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding",
-		"net.ipv4.conf.all.rp_filter", "net.ipv4.fwmark_reflect", "net.ipv4.fib_multipath_hash_policy",
+		"net.ipv4.conf.all.rp_filter", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect", "net.ipv4.fib_multipath_hash_policy",
 	}
 	for _, d := range devices {
 		if !strings.ContainsAny(d.Name, "./") {

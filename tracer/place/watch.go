@@ -17,10 +17,11 @@ import (
 var groups = []uint{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, // sysctls: forwarding, rp_filter
 }
 
 // Watch calls changed, from its own goroutine, each time the devices,
-// addresses, rules or routes of the namespace changed; a burst of changes is
+// addresses, rules, routes or settings of the namespace changed; a burst of changes is
 // one call. It returns when ctx is done or the namespace cannot be watched.
 // The subscription stands when ready is called, so nothing that changes after
 // that is missed.

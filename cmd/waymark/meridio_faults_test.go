@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"waymark/decoder"
+	"waymark/scenarios"
+)
+
+// traced are the faults of the Meridio lab that TestFaultsWhileTraced sets, one
+// trace for all. Those of a row are set together: each breaks other connections.
+var traced = [][]string{
+	{"no-source-rule", "no-target-route", "small-mtu"},
+	{"balancer-stuck"},
+	{"vip-not-queued"},
+	{"forwarding-off"},
+	{"old-flow"},
+	{"wrong-mark"},
+	{"proxy-link-missing"},
+	{"no-ptb"},
+	{"no-address"},
+}
+
+func isTraced(name string) bool {
+	return slices.ContainsFunc(traced, func(row []string) bool { return slices.Contains(row, name) })
+}
+
+// brokenTime is when a row of faults was set, and what was sent then.
+type brokenTime struct {
+	faults        []scenarios.Fault
+	set, cleared  time.Time
+	first, mended uint16          // source ports of traffic while it was set, and afterwards: a hundred of each kind
+	failed        map[uint16]bool // source ports
+}
+
+// trafficKind is one of the kinds of traffic sent, which have a hundred ports each.
+type trafficKind struct {
+	ip  int
+	big bool // datagrams that fit the lab's MTU, but no smaller one
+}
+
+var trafficKinds = []trafficKind{{ip: 4}, {ip: 6}, {ip: 4, big: true}, {ip: 6, big: true}}
+
+// TestFaultsWhileTraced breaks the lab and mends it while a trace runs: what was
+// lost meanwhile is explained by what was broken, what comes afterwards is
+// answered, and both times are told.
+func TestFaultsWhileTraced(t *testing.T) {
+	w := labUpFor(t)
+	file := filepath.Join(t.TempDir(), "faults.pcapng")
+	args := append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...)
+	tr := start(t, append(args, "port", "5000")...)
+	var times []*brokenTime
+	port := uint16(20000)
+	for _, row := range traced {
+		b := &brokenTime{first: port, mended: port + 400, failed: map[uint16]bool{}}
+		port += 800
+		times = append(times, b)
+		b.run(t, w, row)
+	}
+	out := tr.stop(t)
+	all := parseJourneys(t, out)
+	for _, b := range times {
+		for _, f := range b.faults {
+			t.Run(f.Name, func(t *testing.T) { b.check(t, f, all) })
+		}
+	}
+	checkDates(t, times, out)
+
+	replayed, stderr, code := run0(t, "replay", "-o", "json", file)
+	if code != 0 || replayed != string(out) {
+		t.Errorf("replay (exit %d, %s) prints %d bytes, live printed %d", code, stderr, len(replayed), len(out))
+	}
+	text, _, _ := run0(t, "replay", file)
+	if !strings.Contains(text, ", but not answered\n") || !strings.Contains(text, " not answered in wm-meridio-t1/nsc, from ") {
+		t.Error("the text does not tell of silent losses")
+	}
+}
+
+// run sets the faults, sends, clears them, and sends again.
+func (b *brokenTime) run(t *testing.T, w *scenarios.World, names []string) {
+	t.Helper()
+	i := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == "meridio" })
+	timeout := time.Second
+	b.set = time.Now()
+	for _, f := range scenarios.List()[i].Faults {
+		if slices.Contains(names, f.Name) {
+			b.faults = append(b.faults, f)
+			timeout = max(timeout, time.Second+f.Expect.Wait)
+			if err := w.Fault(ctxBackground, f.Name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var mu sync.Mutex
+	b.send(t, w, b.first, 24, timeout, func(x scenarios.Exchange) {
+		if x.Err != nil {
+			mu.Lock()
+			b.failed[x.Local.Port()] = true
+			mu.Unlock()
+		}
+	})
+	b.cleared = time.Now()
+	for _, name := range names {
+		if err := w.Clear(ctxBackground, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.send(t, w, b.mended, 12, 5*time.Second, func(x scenarios.Exchange) {
+		if x.Err != nil {
+			t.Errorf("%v is cleared, but from %s: %v", names, x.Local, x.Err)
+		}
+	})
+}
+
+func (b *brokenTime) send(t *testing.T, w *scenarios.World, first uint16, n int, timeout time.Duration, each func(scenarios.Exchange)) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for i, k := range trafficKinds {
+		wg.Go(func() {
+			client := map[int]string{4: "200.100.0.1", 6: "200:100::1"}[k.ip]
+			traffic := scenarios.Traffic{
+				Connections: n, Concurrency: n, IPv6: k.ip == 6, Timeout: timeout,
+				Source: netip.AddrPortFrom(netip.MustParseAddr(client), first+uint16(i)*100),
+			}
+			if k.big {
+				traffic.UDP, traffic.Size = true, 1400
+			}
+			if _, err := w.Send(ctxBackground, traffic, each); err != nil {
+				t.Errorf("%+v: %v", k, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// check wants the fault's diagnosis of the packets that it kept from their answer.
+func (b *brokenTime) check(t *testing.T, f scenarios.Fault, all []journey) {
+	lost, alone := map[string]int{}, len(b.faults) == 1
+	explained := map[uint16]bool{}
+	for _, j := range all {
+		port := j.Packet.SPort
+		if j.Reply {
+			port = j.Packet.DPort
+		}
+		opening := strings.HasPrefix(j.Packet.Flags, "S") || j.Packet.Proto == "udp"
+		if port >= b.mended && port < b.mended+400 {
+			if j.Because != "" || j.Drop != nil && opening {
+				t.Errorf("after it was cleared: %s, because %q, %+v (%s)", j.Outcome, j.Because, j.Drop, j.way())
+			}
+			continue
+		}
+		if port < b.first || port >= b.mended || !opening || j.Because == "" && j.Drop == nil || !b.failed[port] {
+			continue
+		}
+		got, kind := diagnosisOf(&j), trafficKinds[(port-b.first)/100]
+		if !alone && got.question != f.Question {
+			continue // another one's
+		}
+		explained[port] = true
+		lost[fmt.Sprintf("IPv%d %s %s", kind.ip, functionOf(got.at), got.reason)]++
+		switch site := siteFor(f, kind.ip); {
+		case got.question != f.Question || got.because == "" || got.advice == "":
+			t.Errorf("explained as %+v, want question %s (%s)", got, f.Question, j.way())
+		case j.Outcome != f.Expect.Outcome || got.netns != f.Expect.Netns || got.dev != f.Expect.Dev || j.Reply != (f.Expect.Packet == "reply"):
+			t.Errorf("%s in %s/%s, reply %v, want %s, the %s, in %s/%s (%s)", j.Outcome, got.netns, got.dev, j.Reply, f.Expect.Outcome, f.Expect.Packet, f.Expect.Netns, f.Expect.Dev, j.way())
+		case slices.Contains(f.Expect.Silent, kind.ip):
+			if j.Drop != nil {
+				t.Errorf("the kernel dropped it, %s at %s, want a silent loss", got.reason, got.at)
+			}
+		case site == nil:
+			t.Errorf("the table says nothing about IPv%d on kernel %s: %s at %s", kind.ip, kernelLine(), got.reason, got.at)
+		case !site.Is(got.reason, functionOf(got.at)):
+			t.Errorf("IPv%d %s at %s, want %s at %v", kind.ip, got.reason, got.at, site.Reason, site.At)
+		}
+	}
+	t.Logf("%d of %d failed connections explained: %v", len(explained), len(b.failed), lost)
+	if alone && len(explained) < len(b.failed) || len(explained) == 0 {
+		t.Errorf("%d connections failed, %d are explained", len(b.failed), len(explained))
+		dump(t, b.some(all))
+	}
+	for i, k := range trafficKinds {
+		// Big packets alone are lost by size.
+		if slices.Contains(f.Traffic, "--udp") != k.big && slices.Contains(f.Traffic, "--udp") {
+			continue
+		}
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(explained)), func(p uint16) bool { return (p-b.first)/100 == uint16(i) }) {
+			t.Errorf("nothing is told of %+v", k)
+		}
+	}
+}
+
+// some are a few journeys of the connections that failed.
+func (b *brokenTime) some(all []journey) (some []journey) {
+	for _, j := range all {
+		if b.failed[j.Packet.SPort] && len(some) < 12 {
+			some = append(some, j)
+		}
+	}
+	return some
+}
+
+// diagnosis is what was told of a loss, silent or not.
+type diagnosis struct{ netns, dev, reason, at, because, advice, question string }
+
+func diagnosisOf(j *journey) diagnosis {
+	if d := j.Drop; d != nil {
+		return diagnosis{d.Netns, d.Dev, d.Reason, d.At, d.Because, d.Advice, d.Question}
+	}
+	d := diagnosis{because: j.Because, advice: j.Advice, question: j.Question}
+	for _, h := range j.Hops {
+		if h.Group == "device" {
+			d.netns, d.dev = h.Netns, h.Dev
+		}
+	}
+	return d
+}
+
+// checkDates wants the times of silent losses within those of the faults.
+func checkDates(t *testing.T, times []*brokenTime, out []byte) {
+	t.Helper()
+	const lag = 200 * time.Millisecond // the stream's time lags behind the clock's
+	dated := map[string]int{}
+	for line := range strings.Lines(string(out)) {
+		var u decoder.Unanswered
+		if json.Unmarshal([]byte(line), &u) != nil || u.Type != "unanswered" {
+			continue
+		}
+		for _, b := range times {
+			if !slices.ContainsFunc(b.faults, func(f scenarios.Fault) bool { return f.Question == u.Question && len(f.Expect.Silent) > 0 }) {
+				continue
+			}
+			dated[u.Question]++
+			at := func(w decoder.WallTime) time.Time { return time.Unix(0, int64(w)) }
+			if at(u.Since).Before(b.set) || at(u.Last).After(b.cleared) || u.Since > u.Last {
+				t.Errorf("%s: from %v to %v, but it was set at %v and cleared at %v", u.Question, at(u.Since), at(u.Last), b.set, b.cleared)
+			}
+			if u.Until != 0 && at(u.Until).Before(b.cleared) {
+				t.Errorf("%s: mended by %v, but it was cleared at %v", u.Question, at(u.Until), b.cleared)
+			}
+			if u.Question != "M30" && (at(u.Broken).Before(b.set.Add(-lag)) || at(u.Broken).After(at(u.Since).Add(lag)) || u.Until == 0) {
+				t.Errorf("%s: broken since %v, mended by %v, but it was set at %v and cleared at %v", u.Question, at(u.Broken), at(u.Until), b.set, b.cleared)
+			}
+		}
+	}
+	if dated["M26"] != 4 || dated["M27"] != 4 || dated["M30"] == 0 { // TCP and UDP, IPv4 and IPv6
+		t.Errorf("times without an answer: %v", dated)
+	}
+}

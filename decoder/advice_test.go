@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decoder_test
+
+import (
+	"testing"
+
+	. "waymark/decoder"
+)
+
+// flowLB takes what the balancer's own flow names, of which it looks at the ports.
+type flowLB struct{ trenchLB }
+
+func (l flowLB) Decide(b *Balancer, p *LBPacket) LBDecision {
+	if b.Flows[0].DPorts[0] != "5000-5003" {
+		return LBDecision{Mark: -1, Why: "no flow matches"}
+	}
+	return l.trenchLB.Decide(b, p)
+}
+
+// TestStateTellsDropsApart: drops that look the same to the kernel are told apart
+// by what is known of the namespaces.
+func TestStateTellsDropsApart(t *testing.T) {
+	request := func(s *stream) *packet { return s.tcp(1, 0, client4, 40000, vip4, 5000, syn) }
+	reply := func(s *stream) *packet { return s.tcp(1, 0, vip4, 5000, client4, 40000, synAck) }
+	big := func(s *stream) *packet {
+		p := s.packet(1, 0, client4, vip4, 17)
+		p.rec.Sport, p.rec.Dport, p.app = bits16(40000), bits16(5000), make([]byte, 1400)
+		return p
+	}
+	dropped := []Outcome{Dropped}
+	runScenes(t, []scene{
+		{
+			name: "old-flow", outcomes: dropped, question: "M12", netns: "wm-meridio-lb", lb: flowLB{},
+			packets: func(s *stream) {
+				b := *newTrench().balancer
+				b.Flows = []BalancerFlow{{Name: b.Flows[0].Name, Dests: b.Flows[0].Dests, DPorts: []string{"6000-6003"}, Target: b.Flows[0].Target}}
+				s.contexts(&Context{Balancer: &b})
+				request(s).requestToLB().drop(nsLB, nsm1, 30*us, rNotSpecified, atReinject)
+			},
+		},
+		{
+			name: "wrong-mark", outcomes: dropped, question: "M16", netns: "wm-meridio-lb",
+			packets: func(s *stream) { request(s).requestToLB().mark(9999).drop(nsLB, nsm1, 40*us, rInNoRoutes, atIPError) },
+		},
+		{
+			// Where the verdict is seen, the decision is told once.
+			name: "wrong-mark-after-queue", outcomes: dropped, question: "M16", netns: "wm-meridio-lb",
+			packets: func(s *stream) {
+				request(s).requestToLB().enqueue(7, 0).mark(markT1).verdict(7, 1).mark(9999).drop(nsLB, nsm1, 40*us, rInNoRoutes, atIPError)
+			},
+		},
+		{
+			name: "proxy-link-missing", outcomes: dropped, question: "M8", netns: "wm-meridio-lb",
+			world: func(w *trench) {
+				w.devices[3].Device.Up = false
+				w.routing[nsLB].Routes = w.routing[nsLB].Routes[2:]
+			},
+			packets: func(s *stream) { request(s).requestToLB().mark(markT1).drop(nsLB, nsm1, 40*us, rInNoRoutes, atIPError) },
+		},
+		{
+			name: "no-address", outcomes: dropped, question: "M6", reason: "NEIGH_FAILED", netns: "wm-meridio-px",
+			world:   func(w *trench) { w.devices[3].Device.Addrs = prefixes("fe80::1/64") },
+			packets: func(s *stream) { replyInProxy(reply(s)).drop(nsPX, bridge0, 9*us, rNeighFailed, atNeigh) },
+		},
+		{
+			name: "no-ptb", outcomes: dropped, question: "M34", reason: "PKT_TOO_BIG", netns: "wm-meridio-lb",
+			world:   func(w *trench) { w.routing[nsLB].Sysctl["net.ipv4.fwmark_reflect"] = "0" },
+			packets: func(s *stream) { big(s).requestToLB().mark(markT1).drop(nsLB, nsm1, 40*us, rTooBig, atForward) },
+		},
+		{
+			name: "small-mtu", outcomes: dropped, question: "M29", netns: "wm-meridio-px",
+			world: func(w *trench) { w.devices[5].Device.MTU = 1300 },
+			packets: func(s *stream) {
+				big(s).requestToLB().balanced().mark(0).in(nsPX, pxToLB, 9*us).drop(nsPX, pxToT1, 4*us, rNotSpecified, atBridgePush)
+			},
+		},
+	})
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// meridioBalancerFaults are what can be wrong around the balancer: its queue rule,
+// its flow, the marks, its devices.
+func meridioBalancerFaults(l *lab, e meridioExternal) []Fault {
+	lb, px := l.namespace(meridioLB), l.namespace(meridioProxy)
+	return []Fault{
+		{
+			Name:     "vip-not-queued",
+			Question: "M31",
+			Brief:    "the virtual addresses are missing in the sets of the queue rule",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
+				Drops: slices.Concat(measured(4, "IP_INNOROUTES", "ip_error"),
+					measured(6, "IP_INNOROUTES", "ip6_pkt_drop", "ip6_pkt_discard")),
+				Advice: "the packet never came to the balancer: add the virtual address to the set of the queue rule",
+			},
+			break_: func(_ context.Context, w *World) error { return w.transact(meridioLB, emptyVIPSets) },
+			fix:    func(_ context.Context, w *World) error { return w.transact(meridioLB, fillVIPSets) },
+		},
+		{
+			Name:     "forwarding-off",
+			Question: "M32",
+			Brief:    "the load balancer does not forward",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
+				Drops: slices.Concat(measured(4, "IP_INADDRERRORS", "ip_error"),
+					measured(6, "NOT_SPECIFIED", "ip6_forward")),
+				Advice: "forwarding is off: set net.ipv4.conf.all.forwarding and net.ipv6.conf.all.forwarding to 1 in the load balancer",
+			},
+			break_: func(_ context.Context, w *World) error { return w.setForwarding(meridioLB, "0") },
+			fix:    func(_ context.Context, w *World) error { return w.setForwarding(meridioLB, "1") },
+		},
+		{
+			Name:     "old-flow",
+			Question: "M12",
+			Brief:    "the balancer's flow is not the configured one: it has other ports",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
+				Drops: slices.Concat(measured(4, "NOT_SPECIFIED", "nfqnl_reinject", "nf_reinject"),
+					measured(6, "NOT_SPECIFIED", "nfqnl_reinject", "nf_reinject")),
+				Advice: "the balancer has a flow for the address, but not for this port: compare its flows with what is configured, and set the flow anew",
+			},
+			break_: func(ctx context.Context, w *World) error { return w.setFlowPorts(ctx, "6000-6003") },
+			fix:    func(ctx context.Context, w *World) error { return w.startBalancer(ctx) },
+		},
+		{
+			Name:     "wrong-mark",
+			Question: "M16",
+			Brief:    "a rule changes the mark that the balancer gave the packet",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
+				Drops: slices.Concat(measured(4, "IP_INNOROUTES", "ip_error"),
+					measured(6, "IP_INNOROUTES", "ip6_pkt_drop", "ip6_pkt_discard")),
+				Advice: "the packet has another mark than the balancer gave it: find the rule that sets marks after the queue, and remove it",
+			},
+			break_: func(_ context.Context, w *World) error { return w.transact(meridioLB, spoilMarks) },
+			fix:    func(_ context.Context, w *World) error { return w.transact(meridioLB, spareMarks) },
+		},
+		{
+			Name:     "proxy-link-missing",
+			Question: "M8",
+			Brief:    "the load balancer's device towards the proxy is gone",
+			Traffic:  []string{"-c", "4"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
+				Drops: slices.Concat(measured(4, "IP_INNOROUTES", "ip_error"),
+					measured(6, "IP_INNOROUTES", "ip6_pkt_drop", "ip6_pkt_discard")),
+				Advice: "the load balancer has no device towards a proxy, so the targets' tables are empty: see why the proxy's connection is gone, restart the proxy",
+			},
+			break_: func(_ context.Context, w *World) error { return w.removeProxyLink() },
+			fix:    func(ctx context.Context, w *World) error { return w.addProxyLink(ctx) },
+		},
+		{
+			Name:     "no-address",
+			Question: "M6",
+			Brief:    "the load balancer's device towards the proxy has no address",
+			Traffic:  []string{"-c", "4", "--timeout", "5s"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "reply", Netns: px, Dev: meridioBridge.dev, Wait: neighbourWait,
+				Drops:  orPurged(unanswered()),
+				Advice: "nobody has the address of the load balancer that the proxy sends replies to: give it back to the load balancer's device",
+			},
+			break_: func(_ context.Context, w *World) error { return w.removeProxyLinkAddresses() },
+			fix: func(_ context.Context, w *World) error {
+				return eachOf(meridioProxyLinkAddresses(), w.addAddress)
+			},
+		},
+	}
+}
+
+// vipElements are a set's elements for the virtual address; an interval set holds
+// [start, end).
+func (f family) vipElements() []nftables.SetElement {
+	return []nftables.SetElement{{Key: f.vip.AsSlice()}, {Key: f.vip.Next().AsSlice(), IntervalEnd: true}}
+}
+
+func emptyVIPSets(c *nftables.Conn) error {
+	for _, f := range meridioFamilies() {
+		c.FlushSet(f.vips)
+	}
+	return nil
+}
+
+func fillVIPSets(c *nftables.Conn) error {
+	for _, f := range meridioFamilies() {
+		c.FlushSet(f.vips) // adding what is there is an error in an interval set of some kernels
+		if err := c.SetAddElements(f.vips, f.vipElements()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setForwarding sets whether a node passes packets on (1) or not (0).
+func (w *World) setForwarding(node, value string) error {
+	return eachOf([]string{"ipv4", "ipv6"}, func(ip string) error {
+		return w.setSysctl(node, ip+"/conf/all/forwarding", value)
+	})
+}
+
+// spoilTable is the table of a stranger's rule, and spoiledMark the mark it sets.
+var spoilTable = &nftables.Table{Name: "spoil", Family: nftables.TableFamilyINet}
+
+const spoiledMark = 9999
+
+// spoilMarks sets another mark on what has one, after the queue.
+func spoilMarks(c *nftables.Conn) error {
+	if err := spareMarks(c); err != nil {
+		return err
+	}
+	c.AddTable(spoilTable)
+	ch := chain(c, spoilTable, "pre", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, 10)
+	c.AddRule(&nftables.Rule{Table: spoilTable, Chain: ch, Exprs: concat(
+		meta(expr.MetaKeyMARK, expr.CmpOpNeq, make([]byte, 4)),
+		[]expr.Any{
+			&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(spoiledMark)},
+			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+		},
+	)})
+	return nil
+}
+
+func spareMarks(c *nftables.Conn) error {
+	c.AddTable(spoilTable) // so that there is one to remove
+	c.DelTable(spoilTable)
+	return nil
+}
+
+// removeProxyLink removes the pair between load balancer and proxy.
+func (w *World) removeProxyLink() error {
+	l, err := w.link(meridioToProxy)
+	if isNoLink(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return wrap("remove "+meridioToProxy.dev, w.nodes[meridioLB].nl.LinkDel(l))
+}
+
+// addProxyLink makes it again, and what went with it.
+func (w *World) addProxyLink(ctx context.Context) error {
+	index := firstIndex + slices.Index(w.lab.plan.veths, meridioProxyLink)
+	if _, err := w.link(meridioToProxy); isNoLink(err) {
+		if err := w.addVeth(meridioProxyLink, index); err != nil {
+			return err
+		}
+	}
+	member, err := w.link(meridioProxyLink.b)
+	if err != nil {
+		return err
+	}
+	br, err := w.link(meridioBridge)
+	if err != nil {
+		return err
+	}
+	if err := w.nodes[meridioProxy].nl.LinkSetMaster(member, br); err != nil {
+		return fmt.Errorf("add %s to %s: %w", meridioProxyLink.b.dev, meridioBridge.dev, err)
+	}
+	if err := eachOf(meridioProxyLinkAddresses(), w.addAddress); err != nil {
+		return err
+	}
+	if err := w.raise(ctx, []port{meridioProxyLink.a, meridioProxyLink.b}); err != nil {
+		return err
+	}
+	return eachOf(meridioMarkRoutes(), w.addRoute)
+}
+
+func isNoLink(err error) bool {
+	var none netlink.LinkNotFoundError
+	return errors.As(err, &none) || errors.Is(err, unix.ENODEV)
+}
+
+// removeProxyLinkAddresses takes the load balancer's addresses from the link to the
+// proxy, which then asks for them.
+func (w *World) removeProxyLinkAddresses() error {
+	for _, a := range meridioProxyLinkAddresses() {
+		if a.port != meridioToProxy {
+			continue
+		}
+		if err := w.removeAddress(a); err != nil {
+			return err
+		}
+		if err := w.removeNeighbour(neighbour{port: meridioBridge, ip: a.prefix.Addr()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
