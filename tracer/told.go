@@ -25,6 +25,7 @@ type told struct {
 	queues   decoder.Queues
 	sought   bool   // a balancer was looked for before any record came from there
 	queuesAt uint64 // boot time of the last look at queues and balancer
+	looks    looks  // at them because of drops
 }
 
 // activate tells the sink everything about a namespace that a record came from.
@@ -209,15 +210,37 @@ func isQueueFunction(name string) bool {
 	return false
 }
 
-// queueStateAge is how old the state of queues and balancers may be when one
-// of them drops a packet: the balancer may have died a moment ago.
-const queueStateAge = 20 * time.Millisecond
+// looks bounds how often queues and balancer are looked at because one of them
+// dropped a packet: a few at once, so that the first drops after a change are
+// explained by it, and of a flood one each stateLookEvery.
+type looks struct {
+	spent int
+	at    uint64 // boot time, ns: since when stateLookEvery is counted
+}
+
+const (
+	stateLookEvery = 20 * time.Millisecond
+	stateLooks     = 5
+)
+
+// take tells whether there is one left at t.
+func (l *looks) take(t uint64) bool {
+	if back := (t - min(t, l.at)) / uint64(stateLookEvery); back > 0 {
+		l.spent = max(0, l.spent-int(min(back, stateLooks)))
+		l.at = t
+	}
+	if l.spent == stateLooks {
+		return false
+	}
+	l.spent++
+	return true
+}
 
 // refreshQueue looks again at the queues and the balancer of a namespace where
-// a queue dropped a packet, before that is told.
+// a queue dropped a packet, before that is told, if that was after the last look.
 func (s *stream) refreshQueue(r *bpf.Record) error {
 	t := s.places[r.Netns]
-	if t == nil || t.ns.Path == "" || r.TimeNs < t.queuesAt+uint64(queueStateAge) {
+	if t == nil || t.ns.Path == "" || r.TimeNs < t.queuesAt || !t.looks.take(bootTime()) {
 		return nil
 	}
 	return s.refreshOne(t)

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,7 +44,9 @@ func renderFaultsPage() string {
 What can be broken in the labs with ` + "`waymark lab fault LAB FAULT`" + `, and what the
 kernels then say of the packets that are lost: the reason and the function that
 frees them, on Debian's 6.1 and 6.12, and a 6.18. Without a cell the kernel of
-that line loses nothing, or lacks the lab. The question is the one that
+that line loses nothing, or lacks the lab. Where no kernel frees a packet, the cell
+says what is seen of it; ` + "`trace`" + ` explains it from the state of the namespace where it
+was last. The question is the one that
 ` + "`trace`" + ` and ` + "`drops`" + ` name with their advice. This page is made from the labs'
 fault tables (scenarios/*_faults.go) by a test; other tests set each fault on each
 of these kernels.
@@ -72,7 +75,12 @@ of these kernels.
 // version; some is false if the fault is none for them.
 func faultCells(f scenarios.Fault, ip int) (cells []string, some bool) {
 	cells = make([]string, len(pageKernels))
+	silent := slices.Contains(f.Expect.Silent, ip)
+	some = silent
 	for i, k := range pageKernels {
+		if silent {
+			cells[i] = f.Expect.Outcome + ", nothing comes of it"
+		}
 		for _, s := range f.Expect.Drops {
 			if s.IP != ip || s.Kernel != k {
 				continue

@@ -20,9 +20,9 @@ import (
 	"waymark/scenarios"
 )
 
-// traced are the faults of the Meridio lab that TestFaultsWhileTraced sets, one
+// tracedFaults are the faults of the Meridio lab that TestFaultsWhileTraced sets, one
 // trace for all. Those of a row are set together: each breaks other connections.
-var traced = [][]string{
+var tracedFaults = [][]string{
 	{"no-source-rule", "no-target-route", "small-mtu"},
 	{"balancer-stuck"},
 	{"vip-not-queued"},
@@ -35,7 +35,7 @@ var traced = [][]string{
 }
 
 func isTraced(name string) bool {
-	return slices.ContainsFunc(traced, func(row []string) bool { return slices.Contains(row, name) })
+	return slices.ContainsFunc(tracedFaults, func(row []string) bool { return slices.Contains(row, name) })
 }
 
 // brokenTime is when a row of faults was set, and what was sent then.
@@ -64,7 +64,7 @@ func TestFaultsWhileTraced(t *testing.T) {
 	tr := start(t, append(args, "port", "5000")...)
 	var times []*brokenTime
 	port := uint16(20000)
-	for _, row := range traced {
+	for _, row := range tracedFaults {
 		b := &brokenTime{first: port, mended: port + 400, failed: map[uint16]bool{}}
 		port += 800
 		times = append(times, b)
