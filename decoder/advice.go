@@ -108,6 +108,11 @@ var adviceTable = []adviceRow{
 
 	// Routing.
 	{
+		question: "M34", reasons: []string{"PKT_TOO_BIG"}, when: tooBigUntold,
+		because: "it is bigger than the link from {netns} to the target takes, and {src} is not told: net.{family}.fwmark_reflect is 0 in {netns}, so the message about it has no mark and finds no way",
+		advice:  "set net.{family}.fwmark_reflect to 1 in {netns}, or make the MTU equal along the path",
+	},
+	{
 		question: "M32", when: (*dropFacts).reversePathKnown,
 		because: "rp_filter is {rp} at {netns}/{dev}, and the way back to {src} {back}",
 		advice:  "set net.ipv4.conf.all.rp_filter and net.ipv4.conf.{dev}.rp_filter to 0 in {netns} (the greater one counts)",
@@ -211,8 +216,8 @@ var adviceTable = []adviceRow{
 	},
 	{
 		question: "M6", when: nexthopHasNoAddress,
-		because: "nobody has the address of {hop}, where {netns} sends replies from {src}, and {bare} has none of {ipVersion}",
-		advice:  "give {bare} back the address that replies are sent to (`ip addr` shows what it has), or correct the route of {rule} in {netns}",
+		because: "{hop}, where {netns} sends it, is nobody's address: {bare} has no {ipVersion} address",
+		advice:  "give {bare} back its address (`ip addr` shows what it has), and see that the routes by it are back",
 	},
 	{
 		question: "M24", when: replyNexthop,
@@ -265,7 +270,7 @@ var adviceTable = []adviceRow{
 		advice:  "see `bridge vlan` and `bridge -d link` in {netns}",
 	},
 	{
-		question: "M29", functions: []string{"br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "br_forward_finish"}, when: tooBigForTarget,
+		question: "M29", functions: []string{"br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "br_forward_finish", "br_ip6_fragment", "ip6_fragment"}, when: tooBigForTarget,
 		because: "it is bigger than {netns}/{dev} takes (MTU {mtu}), and a bridge tells nobody",
 		advice:  "make the MTU equal along the path: `ip link set {dev} mtu N` in {netns}, with N as at the load balancer's and the target's device",
 	},
@@ -371,11 +376,6 @@ var adviceTable = []adviceRow{
 
 	// Broken packets.
 	{
-		question: "M34", reasons: []string{"PKT_TOO_BIG"}, when: tooBigUntold,
-		because: "it is bigger than the link from {netns} to the target takes, and {src} is not told: net.{family}.fwmark_reflect is 0 in {netns}, so the message about it has no mark and finds no way",
-		advice:  "set net.{family}.fwmark_reflect to 1 in {netns}, or make the MTU equal along the path",
-	},
-	{
 		question: "M34", reasons: []string{"PKT_TOO_BIG"},
 		because: "it is bigger than {netns}/{dev} takes (MTU {mtu})",
 		advice:  "make the MTU equal along the path, or see why the ICMP message about it does not reach {src}",
@@ -410,7 +410,7 @@ var adviceTable = []adviceRow{
 // The conditions of the table.
 
 func tooBig(f *dropFacts) bool {
-	return f.device != nil && f.device.MTU > 0 && f.ipLen() > f.device.MTU
+	return f.mtu() > 0 && f.ipLen() > f.mtu()
 }
 
 // unresolved tells a packet whose next hop did not answer for its MAC address.
@@ -451,10 +451,11 @@ func proxyLinkMissing(f *dropFacts) bool {
 	return true
 }
 
-// nexthopHasNoAddress: the next hop of replies is an address that a load balancer's
-// device should have.
+// nexthopHasNoAddress: the next hop is an address that a load balancer's device
+// should have.
 func nexthopHasNoAddress(f *dropFacts) bool {
-	return replyNexthop(f) && !f.b.w.hasAddress(f.nexthops()[0]) && f.bareDevice() != ""
+	via := f.nexthops()
+	return unresolved(f) && len(via) == 1 && !f.b.w.hasAddress(via[0]) && f.bareDevice() != ""
 }
 
 func noCarrier(f *dropFacts) bool { return unresolved(f) && f.device != nil && f.device.NoCarrier }

@@ -108,6 +108,20 @@ func (f *dropFacts) ipLen() int {
 	return int(describePacket(f.rec, f.b.o.snapshot(f.e)).Len)
 }
 
+// mtu is the device's, the smaller one if it changed about then; 0: not known.
+func (f *dropFacts) mtu() (mtu int) {
+	if f.device == nil {
+		return 0
+	}
+	mtu = f.device.MTU
+	for _, v := range f.b.w.viewsOf(f.e.view, f.netns) {
+		if d := v.devices[f.device.Index]; d != nil && d.MTU > 0 {
+			mtu = min(mtu, d.MTU)
+		}
+	}
+	return mtu
+}
+
 // leavesBy are the device (and no bridge) that the packet was to leave by when it
 // was lost, if it was; else none.
 func (f *dropFacts) leavesBy() []string {
@@ -370,10 +384,10 @@ var factTexts = map[string]func(*dropFacts) string{
 	"blocked": func(f *dropFacts) string { return f.br.blocked },
 	"ttl":     func(f *dropFacts) string { return fmt.Sprint(f.rec.Ttl) },
 	"mtu": func(f *dropFacts) string {
-		if f.device == nil || f.device.MTU == 0 {
+		if f.mtu() == 0 {
 			return "its limit"
 		}
-		return fmt.Sprint(f.device.MTU)
+		return fmt.Sprint(f.mtu())
 	},
 	"family": func(f *dropFacts) string {
 		if f.dst.Is6() {

@@ -53,9 +53,10 @@ type Expect struct {
 // Site is where a family of kernels frees the lost packet and why it says so,
 // as in the tracepoint skb:kfree_skb.
 type Site struct {
-	Kernel string `json:"kernel"` // "6.12"
-	IP     int    `json:"ip"`     // 4 or 6
-	Reason string `json:"reason"` // without the prefix SKB_DROP_REASON_
+	Kernel string `json:"kernel"`        // "6.12"
+	IP     int    `json:"ip"`            // 4 or 6
+	Dev    string `json:"dev,omitempty"` // if it is another one than Expect.Dev
+	Reason string `json:"reason"`        // without the prefix SKB_DROP_REASON_
 	// Or is the reason of packets that waited behind the first one, if another.
 	Or string `json:"or,omitempty"`
 	// At are functions, any of which may hold the call; the compiler may have

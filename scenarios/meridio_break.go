@@ -102,10 +102,7 @@ func (w *World) externalUp(ctx context.Context, e meridioExternal) error {
 	if err := w.raise(ctx, []port{{meridioLB, e.balancer}, {meridioGW, e.gateway}}); err != nil {
 		return err
 	}
-	if err := eachOf(e.balancerAddresses(), w.addAddress); err != nil {
-		return err
-	}
-	return eachOf(e.defaults(), w.addRoute)
+	return w.addExternalAddresses(e)
 }
 
 // deactivateTargets takes every target out of the stream's table.

@@ -20,7 +20,7 @@ import (
 // meridioBalancerFaults are what can be wrong around the balancer: its queue rule,
 // its flow, the marks, its devices.
 func meridioBalancerFaults(l *lab, e meridioExternal) []Fault {
-	lb, px := l.namespace(meridioLB), l.namespace(meridioProxy)
+	lb := l.namespace(meridioLB)
 	return []Fault{
 		{
 			Name:     "vip-not-queued",
@@ -44,7 +44,8 @@ func meridioBalancerFaults(l *lab, e meridioExternal) []Fault {
 			Expect: Expect{
 				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
 				Drops: slices.Concat(measured(4, "IP_INADDRERRORS", "ip_error"),
-					measured(6, "NOT_SPECIFIED", "ip6_forward")),
+					measuredOn([]string{"6.1", "6.12"}, 6, "NOT_SPECIFIED", "ip6_forward"),
+					measuredOn([]string{"6.18"}, 6, "IP_INADDRERRORS", "ip6_forward")),
 				Advice: "forwarding is off: set net.ipv4.conf.all.forwarding and net.ipv6.conf.all.forwarding to 1 in the load balancer",
 			},
 			break_: func(_ context.Context, w *World) error { return w.setForwarding(meridioLB, "0") },
@@ -95,17 +96,15 @@ func meridioBalancerFaults(l *lab, e meridioExternal) []Fault {
 		{
 			Name:     "no-address",
 			Question: "M6",
-			Brief:    "the load balancer's device towards the proxy has no address",
+			Brief:    "the load balancer's external device has no address",
 			Traffic:  []string{"-c", "4", "--timeout", "5s"},
 			Expect: Expect{
-				Outcome: "dropped", Packet: "reply", Netns: px, Dev: meridioBridge.dev, Wait: neighbourWait,
+				Outcome: "dropped", Packet: "request", Netns: l.namespace(meridioGW), Dev: e.gateway, Wait: neighbourWait,
 				Drops:  orPurged(unanswered()),
-				Advice: "nobody has the address of the load balancer that the proxy sends replies to: give it back to the load balancer's device",
+				Advice: "nobody has the address that the gateway sends to: give it back to the load balancer's device, and the routes that went with it",
 			},
-			break_: func(_ context.Context, w *World) error { return w.removeProxyLinkAddresses() },
-			fix: func(_ context.Context, w *World) error {
-				return eachOf(meridioProxyLinkAddresses(), w.addAddress)
-			},
+			break_: func(_ context.Context, w *World) error { return w.removeExternalAddresses(e) },
+			fix:    func(_ context.Context, w *World) error { return w.addExternalAddresses(e) },
 		},
 	}
 }
@@ -213,19 +212,25 @@ func isNoLink(err error) bool {
 	return errors.As(err, &none) || errors.Is(err, unix.ENODEV)
 }
 
-// removeProxyLinkAddresses takes the load balancer's addresses from the link to the
-// proxy, which then asks for them.
-func (w *World) removeProxyLinkAddresses() error {
-	for _, a := range meridioProxyLinkAddresses() {
-		if a.port != meridioToProxy {
-			continue
-		}
+// removeExternalAddresses takes the addresses from the load balancer's external
+// device, and has the gateway ask for them.
+func (w *World) removeExternalAddresses(e meridioExternal) error {
+	for _, a := range e.balancerAddresses() {
 		if err := w.removeAddress(a); err != nil {
 			return err
 		}
-		if err := w.removeNeighbour(neighbour{port: meridioBridge, ip: a.prefix.Addr()}); err != nil {
+		if err := w.removeNeighbour(neighbour{port: port{meridioGW, e.gateway}, ip: a.prefix.Addr()}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// addExternalAddresses gives them back, and the routes: the kernel has removed those
+// of IPv4 with the last address.
+func (w *World) addExternalAddresses(e meridioExternal) error {
+	if err := eachOf(e.balancerAddresses(), w.addAddress); err != nil {
+		return err
+	}
+	return eachOf(e.defaults(), w.addRoute)
 }

@@ -6,6 +6,7 @@ package tracer
 // from one, then every change.
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"time"
@@ -23,9 +24,10 @@ type told struct {
 	devices  map[uint32]decoder.Device
 	balancer *decoder.Balancer
 	queues   decoder.Queues
-	sought   bool   // a balancer was looked for before any record came from there
-	queuesAt uint64 // boot time of the last look at queues and balancer
-	looks    looks  // at them because of drops
+	sought   bool                // a balancer was looked for before any record came from there
+	queuesAt uint64              // boot time of the last look at queues and balancer
+	looks    looks               // at them because of drops
+	asked    chan balancerAnswer // nil: no question is open
 }
 
 // activate tells the sink everything about a namespace that a record came from.
@@ -147,17 +149,56 @@ func (s *stream) tellBalancer(t *told) error {
 	if s.opts.Balancer == nil {
 		return nil
 	}
-	b, err := s.opts.Balancer(t.ns)
+	b, err := s.askBalancer(t)
 	if err != nil {
 		s.opts.Log.Debug().Err(err).Str("netns", t.ns.Name).Msg("the balancer's state could not be read")
 		return nil
 	}
-	if b == nil || (t.balancer != nil && reflect.DeepEqual(t.balancer, b)) {
+	if b == nil {
+		return nil
+	}
+	b.Netns = t.ns.Inode
+	if t.balancer != nil && reflect.DeepEqual(t.balancer, b) {
 		return nil
 	}
 	t.balancer = b
-	b.Netns = t.ns.Inode
 	return s.context(&decoder.Context{Balancer: b})
+}
+
+// balancerPatience is how long the stream waits for a balancer's state. One that is
+// stopped or stuck does not answer, and must not hold up what is told of it.
+const balancerPatience = 100 * time.Millisecond
+
+// balancerAnswer is what a balancer said of its state.
+type balancerAnswer struct {
+	state *decoder.Balancer
+	err   error
+}
+
+var errNoAnswer = errors.New("it has not answered yet")
+
+// askBalancer asks a namespace's balancer for its state, one question at a time:
+// the answer to one that took too long is taken with the next.
+func (s *stream) askBalancer(t *told) (*decoder.Balancer, error) {
+	patience := time.Duration(0)
+	if t.asked == nil {
+		answer := make(chan balancerAnswer, 1)
+		t.asked, patience = answer, balancerPatience
+		ask, ns := s.opts.Balancer, t.ns
+		go func() {
+			b, err := ask(ns)
+			answer <- balancerAnswer{b, err}
+		}()
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case a := <-t.asked:
+		t.asked = nil
+		return a.state, a.err
+	case <-timer.C:
+		return nil, errNoAnswer
+	}
 }
 
 // lookForBalancer tells of a namespace with a balancer though no record came from
@@ -167,7 +208,7 @@ func (s *stream) lookForBalancer(t *told) error {
 		return nil
 	}
 	t.sought = true
-	if b, err := s.opts.Balancer(t.ns); err != nil || b == nil {
+	if b, err := s.askBalancer(t); err != nil || b == nil {
 		return nil
 	}
 	return s.activate(t.ns.Inode)

@@ -225,6 +225,7 @@ func run0(t testing.TB, args ...string) (stdout, stderr string, code int) {
 type journey struct {
 	Type    string
 	ID      string
+	Start   time.Time
 	Flow    string
 	Reply   bool
 	Outcome string

@@ -91,6 +91,9 @@ func faultCells(f scenarios.Fault, ip int) (cells []string, some bool) {
 				reason += " or " + s.Or
 			}
 			cells[i] = fmt.Sprintf("%s at %s", reason, strings.Join(s.At, " or "))
+			if s.Dev != "" {
+				cells[i] += ", at " + s.Dev
+			}
 		}
 	}
 	return cells, some

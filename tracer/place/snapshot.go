@@ -4,6 +4,7 @@ package place
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -25,8 +26,21 @@ type State struct {
 	Queues  decoder.Queues
 }
 
+// readTries is how often a state is read that changes meanwhile.
+const readTries = 5
+
 // Read reads the state of a namespace over netlink and procfs.
-func Read(ns Namespace) (*State, error) {
+func Read(ns Namespace) (st *State, err error) {
+	for range readTries {
+		st, err = read(ns)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return st, err
+}
+
+func read(ns Namespace) (*State, error) {
 	var st State
 	err := ns.Do(func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
