@@ -6,6 +6,11 @@ package scenarios
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,16 +53,54 @@ func meridioAnswerFaults(l *lab, e meridioExternal) []Fault {
 				Outcome: "open", Packet: "request", Netns: l.namespace(meridioLB), Dev: e.balancer, Silent: []int{4, 6},
 				Advice: "the balancer's process has the packets and does not say what to do with them: continue it, or restart it",
 			},
-			break_: func(_ context.Context, w *World) error { return w.signalBalancer(unix.SIGSTOP) },
-			fix:    func(_ context.Context, w *World) error { return w.signalBalancer(unix.SIGCONT) },
+			break_: func(ctx context.Context, w *World) error { return w.stopBalancerForNow(ctx) },
+			fix:    func(_ context.Context, w *World) error { return w.continueBalancer() },
 		},
 	}
 }
 
-func (w *World) signalBalancer(sig unix.Signal) error {
+// stopBalancerForNow stops the balancer's process and waits until each of its threads
+// has stopped: until then they give verdicts.
+func (w *World) stopBalancerForNow(ctx context.Context) error {
 	running, err := w.processesOf(balancerRole)
 	if err != nil {
 		return err
 	}
-	return eachOf(running, func(p Process) error { return p.signal(sig) })
+	if err := eachOf(running, func(p Process) error { return p.signal(unix.SIGSTOP) }); err != nil {
+		return err
+	}
+	tick := time.NewTicker(balancerPoll)
+	defer tick.Stop()
+	for slices.ContainsFunc(running, func(p Process) bool { return p.running() && !p.stopped() }) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the balancer does not stop: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+func (w *World) continueBalancer() error {
+	running, err := w.processesOf(balancerRole)
+	if err != nil {
+		return err
+	}
+	return eachOf(running, func(p Process) error { return p.signal(unix.SIGCONT) })
+}
+
+// stopped says whether every thread of p is stopped.
+func (p Process) stopped() bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/stat", p.PID))
+	if err != nil || len(threads) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(threads, func(path string) bool {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			return false // it has ended
+		}
+		state, _, err := parseStat(stat)
+		return err == nil && state != 'T'
+	})
 }

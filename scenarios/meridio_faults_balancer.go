@@ -44,8 +44,7 @@ func meridioBalancerFaults(l *lab, e meridioExternal) []Fault {
 			Expect: Expect{
 				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
 				Drops: slices.Concat(measured(4, "IP_INADDRERRORS", "ip_error"),
-					measuredOn([]string{"6.1", "6.12"}, 6, "NOT_SPECIFIED", "ip6_forward"),
-					measuredOn([]string{"6.18"}, 6, "IP_INADDRERRORS", "ip6_forward")),
+					measured(6, "IP_INADDRERRORS", "ip6_forward")),
 				Advice: "forwarding is off: set net.ipv4.conf.all.forwarding and net.ipv6.conf.all.forwarding to 1 in the load balancer",
 			},
 			break_: func(_ context.Context, w *World) error { return w.setForwarding(meridioLB, "0") },

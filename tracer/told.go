@@ -27,7 +27,8 @@ type told struct {
 	sought   bool                // a balancer was looked for before any record came from there
 	queuesAt uint64              // boot time of the last look at queues and balancer
 	looks    looks               // at them because of drops
-	asked    chan balancerAnswer // nil: no question is open
+	asked    chan balancerAnswer // nil: no question to the balancer is open
+	silent   bool                // it did not answer the last one in time
 }
 
 // activate tells the sink everything about a namespace that a record came from.
@@ -165,9 +166,9 @@ func (s *stream) tellBalancer(t *told) error {
 	return s.context(&decoder.Context{Balancer: b})
 }
 
-// balancerPatience is how long the stream waits for a balancer's state. One that is
-// stopped or stuck does not answer, and must not hold up what is told of it.
-const balancerPatience = 100 * time.Millisecond
+// balancerPatience is how long the stream waits for a balancer's state, once. One
+// that is stopped or stuck does not answer, and must not hold up what is told of it.
+const balancerPatience = 500 * time.Millisecond
 
 // balancerAnswer is what a balancer said of its state.
 type balancerAnswer struct {
@@ -181,9 +182,12 @@ var errNoAnswer = errors.New("it has not answered yet")
 // the answer to one that took too long is taken with the next.
 func (s *stream) askBalancer(t *told) (*decoder.Balancer, error) {
 	patience := time.Duration(0)
+	if !t.silent {
+		patience = balancerPatience
+	}
 	if t.asked == nil {
 		answer := make(chan balancerAnswer, 1)
-		t.asked, patience = answer, balancerPatience
+		t.asked = answer
 		ask, ns := s.opts.Balancer, t.ns
 		go func() {
 			b, err := ask(ns)
@@ -194,9 +198,10 @@ func (s *stream) askBalancer(t *told) (*decoder.Balancer, error) {
 	defer timer.Stop()
 	select {
 	case a := <-t.asked:
-		t.asked = nil
+		t.asked, t.silent = nil, a.err != nil
 		return a.state, a.err
 	case <-timer.C:
+		t.silent = true
 		return nil, errNoAnswer
 	}
 }

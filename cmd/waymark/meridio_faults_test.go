@@ -43,11 +43,17 @@ func isTraced(name string) bool {
 // brokenTime is when a row of faults was set, and what was sent then.
 type brokenTime struct {
 	faults        []scenarios.Fault
-	set, cleared  time.Time
+	set, ready    time.Time // before and after it was set
+	cleared       time.Time
 	first, mended uint16          // source ports of traffic while it was set, and afterwards: a hundred of each kind
 	failed        map[uint16]bool // source ports
 	explained     map[uint16]int  // likewise: by how many of the faults
+	early         map[uint16]bool // lost before waymark had read what was broken
 }
+
+// readTime is how long after a fault was set what it broke may be told as if it were
+// not known: a slow machine reads the namespace by then.
+const readTime = 700 * time.Millisecond
 
 func (b *brokenTime) names() (names []string) {
 	for _, f := range b.faults {
@@ -73,9 +79,13 @@ func TestFaultsWhileTraced(t *testing.T) {
 	args := append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...)
 	tr := start(t, append(args, "port", "5000")...)
 	var times []*brokenTime
+	// What was there before is known of every namespace that a packet came by.
+	if sum, err := w.Send(ctxBackground, scenarios.Traffic{Connections: 24}, nil); err != nil || sum.Failed > 0 || len(sum.Targets) != 3 {
+		t.Fatalf("before anything is broken: %+v, %v", sum, err)
+	}
 	port := uint16(20000)
 	for _, row := range tracedFaults {
-		b := &brokenTime{first: port, mended: port + 400, failed: map[uint16]bool{}, explained: map[uint16]int{}}
+		b := &brokenTime{first: port, mended: port + 400, failed: map[uint16]bool{}, explained: map[uint16]int{}, early: map[uint16]bool{}}
 		port += 800
 		times = append(times, b)
 		b.run(t, w, row)
@@ -87,7 +97,7 @@ func TestFaultsWhileTraced(t *testing.T) {
 			t.Run(f.Name, func(t *testing.T) { b.check(t, f, all) })
 		}
 		for port := range b.failed {
-			if n := b.explained[port]; n != 1 {
+			if n := b.explained[port]; n != 1 && !(n == 0 && b.early[port]) && b.breaks(port) {
 				t.Errorf("port %d: %d of the faults %v explain why it failed, want 1", port, n, b.names())
 			}
 		}
@@ -111,25 +121,30 @@ func TestFaultsWhileTraced(t *testing.T) {
 func (b *brokenTime) run(t *testing.T, w *scenarios.World, names []string) {
 	t.Helper()
 	i := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == "meridio" })
-	timeout := time.Second
+	const timeout = 1300 * time.Millisecond // TCP tries again after a second
+	wait := time.Duration(0)
 	b.set = time.Now()
 	for _, f := range scenarios.List()[i].Faults {
 		if slices.Contains(names, f.Name) {
 			b.faults = append(b.faults, f)
-			timeout = max(timeout, time.Second+f.Expect.Wait)
+			wait = max(wait, f.Expect.Wait)
+			if f.Expect.Outcome == "open" {
+				wait = max(wait, decoder.DefaultQueued)
+			}
 			if err := w.Fault(ctxBackground, f.Name); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	const connections = 24
+	b.ready = time.Now()
+	const connections = 12
 	for i := range trafficKinds {
 		for n := range connections {
 			b.failed[b.first+uint16(100*i+n)] = true
 		}
 	}
 	var mu sync.Mutex
-	b.send(t, w, b.first, connections, timeout, func(x scenarios.Exchange) {
+	b.send(t, w, b.first, connections, timeout+wait, func(x scenarios.Exchange) {
 		if x.Err == nil {
 			mu.Lock()
 			delete(b.failed, x.Local.Port())
@@ -142,7 +157,7 @@ func (b *brokenTime) run(t *testing.T, w *scenarios.World, names []string) {
 			t.Fatal(err)
 		}
 	}
-	b.send(t, w, b.mended, 12, 5*time.Second, func(x scenarios.Exchange) {
+	b.send(t, w, b.mended, 6, 5*time.Second, func(x scenarios.Exchange) {
 		if x.Err != nil {
 			t.Errorf("%v is cleared, but from %s: %v", names, x.Local, x.Err)
 		}
@@ -172,7 +187,7 @@ func (b *brokenTime) send(t *testing.T, w *scenarios.World, first uint16, n int,
 
 // check wants the fault's diagnosis of the packets that it kept from their answer.
 func (b *brokenTime) check(t *testing.T, f scenarios.Fault, all []journey) {
-	lost, alone := map[string]int{}, len(b.faults) == 1
+	lost := map[string]int{}
 	explained := map[uint16]bool{}
 	for _, j := range all {
 		port := j.Packet.SPort
@@ -190,11 +205,15 @@ func (b *brokenTime) check(t *testing.T, f scenarios.Fault, all []journey) {
 			continue
 		}
 		got, kind := diagnosisOf(&j), trafficKinds[(port-b.first)/100]
-		if !alone && got.question != f.Question {
-			if !slices.ContainsFunc(b.faults, func(f scenarios.Fault) bool { return f.Question == got.question && f.Expect.Netns == got.netns }) {
-				t.Errorf("explained as %+v, by none of the faults (%s)", got, j.way())
+		if got.question != f.Question {
+			another := slices.ContainsFunc(b.faults, func(f scenarios.Fault) bool { return f.Question == got.question && f.Expect.Netns == got.netns })
+			switch {
+			case j.Start.Before(b.ready.Add(readTime)):
+				b.early[port] = b.early[port] || !another
+			case !another && b.breaks(port):
+				t.Errorf("explained as %+v, want question %s (%s)", got, f.Question, j.way())
 			}
-			continue // another one's
+			continue
 		}
 		explained[port] = true
 		lost[fmt.Sprintf("IPv%d %s %s", kind.ip, functionOf(got.at), got.reason)]++
@@ -203,8 +222,8 @@ func (b *brokenTime) check(t *testing.T, f scenarios.Fault, all []journey) {
 			dev = cmp.Or(site.Dev, dev)
 		}
 		switch {
-		case got.question != f.Question || got.because == "" || got.advice == "":
-			t.Errorf("explained as %+v, want question %s (%s)", got, f.Question, j.way())
+		case got.because == "" || got.advice == "":
+			t.Errorf("explained as %+v (%s)", got, j.way())
 		case j.Outcome != f.Expect.Outcome || got.netns != f.Expect.Netns || got.dev != dev || j.Reply != (f.Expect.Packet == "reply"):
 			t.Errorf("%s in %s/%s, reply %v, want %s, the %s, in %s/%s (%s)", j.Outcome, got.netns, got.dev, j.Reply, f.Expect.Outcome, f.Expect.Packet, f.Expect.Netns, dev, j.way())
 		case slices.Contains(f.Expect.Silent, kind.ip):
@@ -225,14 +244,17 @@ func (b *brokenTime) check(t *testing.T, f scenarios.Fault, all []journey) {
 		dump(t, b.some(all))
 	}
 	for i, k := range trafficKinds {
-		// Big packets alone are lost by size.
-		if slices.Contains(f.Traffic, "--udp") != k.big && slices.Contains(f.Traffic, "--udp") {
-			continue
-		}
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(explained)), func(p uint16) bool { return (p-b.first)/100 == uint16(i) }) {
+		told := slices.ContainsFunc(slices.Collect(maps.Keys(explained)), func(p uint16) bool { return (p-b.first)/100 == uint16(i) })
+		if !told && k.big == slices.Contains(f.Traffic, "--udp") {
 			t.Errorf("nothing is told of %+v", k)
 		}
 	}
+}
+
+// breaks tells whether the faults break connections of the port's kind: some lose
+// big packets alone.
+func (b *brokenTime) breaks(port uint16) bool {
+	return trafficKinds[(port-b.first)/100].big || !slices.Contains(b.faults[0].Traffic, "--udp")
 }
 
 // some are a few journeys of the connections that failed.
