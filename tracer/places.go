@@ -123,6 +123,9 @@ func (p *places) watch(ns place.Namespace) error {
 				p.t.opts.Log.Warn().Err(err).Msg("a change could not be followed")
 			}
 		})
+		if err != nil && ctx.Err() == nil {
+			p.t.opts.Log.Warn().Err(err).Msg("changes of a namespace are no longer seen")
+		}
 		once.Do(func() { ready <- err })
 	})
 	if err := <-ready; err != nil {

@@ -49,11 +49,17 @@ type brokenTime struct {
 	failed        map[uint16]bool // source ports
 	explained     map[uint16]int  // likewise: by how many of the faults
 	early         map[uint16]bool // lost before waymark had read what was broken
+	because       map[string]bool // of drops
 }
 
 // readTime is how long after a fault was set what it broke may be told as if it were
-// not known: a slow machine reads the namespace by then.
-const readTime = 700 * time.Millisecond
+// not known: waymark has read the namespace by then.
+func readTime() time.Duration {
+	if testing.Short() { // an emulated machine
+		return 700 * time.Millisecond
+	}
+	return 200 * time.Millisecond
+}
 
 func (b *brokenTime) names() (names []string) {
 	for _, f := range b.faults {
@@ -85,7 +91,7 @@ func TestFaultsWhileTraced(t *testing.T) {
 	}
 	port := uint16(20000)
 	for _, row := range tracedFaults {
-		b := &brokenTime{first: port, mended: port + 400, failed: map[uint16]bool{}, explained: map[uint16]int{}, early: map[uint16]bool{}}
+		b := &brokenTime{first: port, mended: port + 400, failed: map[uint16]bool{}, explained: map[uint16]int{}, early: map[uint16]bool{}, because: map[string]bool{}}
 		port += 800
 		times = append(times, b)
 		b.run(t, w, row)
@@ -103,6 +109,8 @@ func TestFaultsWhileTraced(t *testing.T) {
 		}
 	}
 	checkDates(t, times, out)
+	drops, _, _ := run0(t, "replay", "--drops", "-o", "json", file)
+	checkDropDates(t, times, drops)
 	if t.Failed() {
 		t.Logf("trace said: %s", tr.stderr.String())
 	}
@@ -121,8 +129,10 @@ func TestFaultsWhileTraced(t *testing.T) {
 func (b *brokenTime) run(t *testing.T, w *scenarios.World, names []string) {
 	t.Helper()
 	i := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == "meridio" })
-	const timeout = 1300 * time.Millisecond // TCP tries again after a second
-	wait := time.Duration(0)
+	timeout, wait := 600*time.Millisecond, time.Duration(0)
+	if testing.Short() {
+		timeout = 1300 * time.Millisecond // TCP tries again after a second
+	}
 	b.set = time.Now()
 	for _, f := range scenarios.List()[i].Faults {
 		if slices.Contains(names, f.Name) {
@@ -208,7 +218,7 @@ func (b *brokenTime) check(t *testing.T, f scenarios.Fault, all []journey) {
 		if got.question != f.Question {
 			another := slices.ContainsFunc(b.faults, func(f scenarios.Fault) bool { return f.Question == got.question && f.Expect.Netns == got.netns })
 			switch {
-			case j.Start.Before(b.ready.Add(readTime)):
+			case j.Start.Before(b.ready.Add(readTime())):
 				b.early[port] = b.early[port] || !another
 			case !another && b.breaks(port):
 				t.Errorf("explained as %+v, want question %s (%s)", got, f.Question, j.way())
@@ -216,6 +226,9 @@ func (b *brokenTime) check(t *testing.T, f scenarios.Fault, all []journey) {
 			continue
 		}
 		explained[port] = true
+		if j.Drop != nil {
+			b.because[got.because] = true
+		}
 		lost[fmt.Sprintf("IPv%d %s %s", kind.ip, functionOf(got.at), got.reason)]++
 		dev, site := f.Expect.Dev, siteFor(f, kind.ip)
 		if site != nil {
@@ -312,5 +325,32 @@ func checkDates(t *testing.T, times []*brokenTime, out []byte) {
 	}
 	if dated["M26"] != 4 || dated["M27"] != 4 || dated["M30"] == 0 { // TCP and UDP, IPv4 and IPv6
 		t.Errorf("times without an answer: %v", dated)
+	}
+}
+
+// checkDropDates wants the first and last drop of each kind within the time of the
+// fault that they are explained by.
+func checkDropDates(t *testing.T, times []*brokenTime, drops string) {
+	t.Helper()
+	var table decoder.DropTable
+	lines := strings.Split(strings.TrimSpace(drops), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &table); err != nil || table.Type != "drop_totals" {
+		t.Fatalf("no totals at the end: %s, %v", lines[len(lines)-1], err)
+	}
+	for _, b := range times {
+		kinds := 0
+		for _, k := range table.Kinds {
+			if !b.because[k.Because] {
+				continue
+			}
+			kinds++
+			since, last := time.Unix(0, int64(k.Since)), time.Unix(0, int64(k.Last))
+			if since.Before(b.set) || last.After(b.cleared) || last.Before(since) {
+				t.Errorf("%v: drops from %v to %v, but it was set at %v and cleared at %v: %s", b.names(), since, last, b.set, b.cleared, k.Because)
+			}
+		}
+		if kinds == 0 && len(b.because) > 0 {
+			t.Errorf("%v: no drops in the totals", b.names())
+		}
 	}
 }

@@ -39,19 +39,45 @@ func Watch(ctx context.Context, ns Namespace, ready, changed func()) error {
 	defer context.AfterFunc(ctx, sock.Close)()
 	defer sock.Close()
 	ready()
+	changes, failed := make(chan struct{}, 1), make(chan error, 1)
+	go func() { failed <- receive(sock, changes) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("watch network namespace %s: %w", ns.Name, err)
+		case <-changes:
+		}
+		settle(ctx)
+		select {
+		case <-changes: // is seen as well
+		default:
+		}
+		changed()
+	}
+}
+
+// receive notes in changes that something changed, until that cannot be heard. It
+// goes on while a namespace is read: of what comes meanwhile one more reading is due,
+// however much it is.
+func receive(sock *nl.NetlinkSocket, changes chan<- struct{}) error {
 	for {
 		_, _, err := sock.Receive()
 		switch {
-		case ctx.Err() != nil:
-			return nil
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ENOBUFS): // some were missed: everything is read again
 		case err != nil:
-			return fmt.Errorf("watch network namespace %s: %w", ns.Name, err)
+			return err
 		}
-		settle(ctx)
-		changed()
+		select {
+		case changes <- struct{}{}:
+		default:
+		}
 	}
 }
 
