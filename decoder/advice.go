@@ -148,7 +148,7 @@ var adviceTable = []adviceRow{
 		advice:  "look in {netns} for what sets marks behind the queue: `nft list ruleset` for `meta mark set` in prerouting with a priority above the queue's, or MARK in iptables; remove it",
 	},
 	{
-		question: "M8", functions: noRouteFunctions, when: proxyLinkMissing,
+		question: "M8", functions: noRouteFunctions, when: proxyLinkDown,
 		because: "the rule for mark {mark} in {netns} leads to table {markTable}, which is empty: no device load-balan-* is up there, so no proxy is connected",
 		advice:  "see with `ip link` in {netns} whether a device to the proxy is down or gone; set it up, or restart the proxy, and see that its addresses and the routes by it are back",
 	},
@@ -439,7 +439,7 @@ func markWasChanged(f *dropFacts) bool {
 	return marked(f) && lbAccepts(f) && uint32(f.lb.Mark) != f.rec.Mark
 }
 
-func proxyLinkMissing(f *dropFacts) bool {
+func proxyLinkDown(f *dropFacts) bool {
 	if !markTableEmpty(f) || f.balancer() == nil || f.view == nil {
 		return false
 	}

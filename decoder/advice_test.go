@@ -51,7 +51,7 @@ func TestStateTellsDropsApart(t *testing.T) {
 			},
 		},
 		{
-			name: "proxy-link-missing", outcomes: dropped, question: "M8", netns: "wm-meridio-lb",
+			name: "proxy-link-down", outcomes: dropped, question: "M8", netns: "wm-meridio-lb",
 			world: func(w *trench) {
 				w.devices[3].Device.Up = false
 				w.routing[nsLB].Routes = w.routing[nsLB].Routes[2:]

@@ -100,8 +100,8 @@ type Journey struct {
 	inner  tuple // the tuple an ICMP error talks about
 	syn    int   // 1: opens a connection, 2: answers that
 
-	asking   bool       // it came to where it is answered
-	asked    sentPacket // the answer that was not seen when the journey was built
+	asked    sentPacket // the answer that is due; zero: none
+	answered bool       // it was seen
 	silentAt string     // where nothing came of it
 
 	had     []uint32 // marks that records of it had

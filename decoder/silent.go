@@ -112,7 +112,7 @@ func (b *builder) silent() {
 	r := &br.dev.rec
 	switch {
 	case j.Outcome == Delivered && b.arrived(br) && asks(r) && !br.last.dst.IsMulticast() && !br.last.src.IsUnspecified():
-		j.asking, j.asked = true, sentPacket{r.Netns, br.last.reverse()}
+		j.asked = sentPacket{r.Netns, br.last.reverse()}
 	case j.Outcome == Open && bpf.Hook(r.Hook) == bpf.HookTCIngress:
 	default:
 		return
@@ -122,7 +122,6 @@ func (b *builder) silent() {
 	f := b.facts(br, br.dev, &d)
 	f.src, f.dst = br.last.src, br.last.dst
 	if !explain(silentTable, f, &d) {
-		j.asked = sentPacket{}
 		return
 	}
 	j.Because, j.Advice, j.Question = d.Because, d.Advice, d.Question
@@ -132,12 +131,13 @@ func (b *builder) silent() {
 	j.silentAt = d.place()
 }
 
-// answered takes back what was said of a journey whose answer was seen since.
+// answered notes that a journey's answer was seen, and takes back what was said of it.
 func (s *Stitcher) answered(j *Journey) {
 	if j.asked.netns == 0 {
 		return
 	}
 	if at, ok := s.sent.at[j.asked]; ok && at >= j.seq.start {
+		j.answered = true
 		j.Because, j.Advice, j.Question, j.Since, j.silentAt = "", "", "", 0, ""
 	}
 }
@@ -244,7 +244,7 @@ type Unanswered struct {
 	Count    uint64     `json:"count"`
 	Since    WallTime   `json:"since"`           // the first one
 	Last     WallTime   `json:"last"`            // the latest one
-	Until    WallTime   `json:"until,omitzero"`  // the first one afterwards that was delivered and could be answered
+	Until    WallTime   `json:"until,omitzero"`  // the first one afterwards that was answered
 	Broken   WallTime   `json:"broken,omitzero"` // when the reason came to be, if that was seen
 	Because  string     `json:"because"`
 	Question string     `json:"question,omitempty"`
@@ -283,7 +283,7 @@ func (s *Silences) Add(j *Journey) {
 
 // mended notes a packet that is answered where others were not.
 func (s *Silences) mended(j *Journey) {
-	if len(s.all) == 0 || j.Outcome != Delivered || !j.asking {
+	if len(s.all) == 0 || !j.answered {
 		return
 	}
 	for _, u := range s.all {

@@ -6,15 +6,11 @@ package scenarios
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // meridioBalancerFaults are what can be wrong around the balancer: its queue rule,
@@ -79,18 +75,18 @@ func meridioBalancerFaults(l *lab, e meridioExternal) []Fault {
 			fix:    func(_ context.Context, w *World) error { return w.transact(meridioLB, spareMarks) },
 		},
 		{
-			Name:     "proxy-link-missing",
+			Name:     "proxy-link-down",
 			Question: "M8",
-			Brief:    "the load balancer's device towards the proxy is gone",
+			Brief:    "the load balancer's device towards the proxy is down",
 			Traffic:  []string{"-c", "4"},
 			Expect: Expect{
 				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
 				Drops: slices.Concat(measured(4, "IP_INNOROUTES", "ip_error"),
 					measured(6, "IP_INNOROUTES", "ip6_pkt_drop", "ip6_pkt_discard")),
-				Advice: "the load balancer has no device towards a proxy, so the targets' tables are empty: see why the proxy's connection is gone, restart the proxy",
+				Advice: "no device of the load balancer towards a proxy is up, so the targets' tables are empty: set it up, and put back its IPv6 addresses and the routes",
 			},
-			break_: func(_ context.Context, w *World) error { return w.removeProxyLink() },
-			fix:    func(ctx context.Context, w *World) error { return w.addProxyLink(ctx) },
+			break_: func(_ context.Context, w *World) error { return w.linkDown(meridioToProxy) },
+			fix:    func(ctx context.Context, w *World) error { return w.proxyLinkUp(ctx) },
 		},
 		{
 			Name:     "no-address",
@@ -166,49 +162,16 @@ func spareMarks(c *nftables.Conn) error {
 	return nil
 }
 
-// removeProxyLink removes the pair between load balancer and proxy.
-func (w *World) removeProxyLink() error {
-	l, err := w.link(meridioToProxy)
-	if isNoLink(err) {
-		return nil
-	}
-	if err != nil {
+// proxyLinkUp sets the link between load balancer and proxy up and gives it what went
+// when it went down: IPv6 addresses and routes.
+func (w *World) proxyLinkUp(ctx context.Context) error {
+	if err := w.raise(ctx, []port{meridioProxyLink.a, meridioProxyLink.b}); err != nil {
 		return err
-	}
-	return wrap("remove "+meridioToProxy.dev, w.nodes[meridioLB].nl.LinkDel(l))
-}
-
-// addProxyLink makes it again, and what went with it.
-func (w *World) addProxyLink(ctx context.Context) error {
-	index := firstIndex + slices.Index(w.lab.plan.veths, meridioProxyLink)
-	if _, err := w.link(meridioToProxy); isNoLink(err) {
-		if err := w.addVeth(meridioProxyLink, index); err != nil {
-			return err
-		}
-	}
-	member, err := w.link(meridioProxyLink.b)
-	if err != nil {
-		return err
-	}
-	br, err := w.link(meridioBridge)
-	if err != nil {
-		return err
-	}
-	if err := w.nodes[meridioProxy].nl.LinkSetMaster(member, br); err != nil {
-		return fmt.Errorf("add %s to %s: %w", meridioProxyLink.b.dev, meridioBridge.dev, err)
 	}
 	if err := eachOf(meridioProxyLinkAddresses(), w.addAddress); err != nil {
 		return err
 	}
-	if err := w.raise(ctx, []port{meridioProxyLink.a, meridioProxyLink.b}); err != nil {
-		return err
-	}
 	return eachOf(meridioMarkRoutes(), w.addRoute)
-}
-
-func isNoLink(err error) bool {
-	var none netlink.LinkNotFoundError
-	return errors.As(err, &none) || errors.Is(err, unix.ENODEV)
 }
 
 // removeExternalAddresses takes the addresses from the load balancer's external

@@ -194,7 +194,13 @@ const firstIndex = 101
 
 func (w *World) buildLinks(p plan) error {
 	for i, v := range p.veths {
-		if err := w.addVeth(v, firstIndex+i); err != nil {
+		link := &netlink.Veth{
+			LinkAttrs:        netlink.LinkAttrs{Name: v.a.dev, Index: firstIndex + i, HardwareAddr: w.lab.hardwareAddr(v.a)},
+			PeerName:         v.b.dev,
+			PeerHardwareAddr: w.lab.hardwareAddr(v.b),
+			PeerNamespace:    netlink.NsFd(w.nodes[v.b.node].ns.Fd()),
+		}
+		if err := w.addLink(v.a.node, link); err != nil {
 			return err
 		}
 	}
@@ -242,16 +248,6 @@ func (w *World) buildLinks(p plan) error {
 		}
 	}
 	return nil
-}
-
-// addVeth makes a pair, whose first end gets the interface index.
-func (w *World) addVeth(v veth, index int) error {
-	return w.addLink(v.a.node, &netlink.Veth{
-		LinkAttrs:        netlink.LinkAttrs{Name: v.a.dev, Index: index, HardwareAddr: w.lab.hardwareAddr(v.a)},
-		PeerName:         v.b.dev,
-		PeerHardwareAddr: w.lab.hardwareAddr(v.b),
-		PeerNamespace:    netlink.NsFd(w.nodes[v.b.node].ns.Fd()),
-	})
 }
 
 const (

@@ -30,7 +30,7 @@ var tracedFaults = [][]string{
 	{"vip-not-queued"},
 	{"forwarding-off"},
 	{"wrong-mark"},
-	{"proxy-link-missing"},
+	{"proxy-link-down"},
 	{"no-ptb"},
 	{"no-address"},
 	{"old-flow"},
@@ -101,6 +101,11 @@ func TestFaultsWhileTraced(t *testing.T) {
 	for _, b := range times {
 		for _, f := range b.faults {
 			t.Run(f.Name, func(t *testing.T) { b.check(t, f, all) })
+		}
+		for _, j := range all { // a slow machine's client gave up, but the way there and back works
+			if j.Reply && j.Start.Before(b.cleared) && (j.Packet.Flags == "S." || j.Packet.Proto == "udp") {
+				delete(b.failed, j.Packet.DPort)
+			}
 		}
 		for port := range b.failed {
 			if n := b.explained[port]; n != 1 && !(n == 0 && b.early[port]) && b.breaks(port) {
