@@ -76,6 +76,7 @@ type Routing struct {
 	Rules  []Rule            `json:"rules"`  // by family, then priority
 	Routes []Route           `json:"routes"` //
 	Sysctl map[string]string `json:"sysctl,omitempty"`
+	Read   uint64            `json:"read,omitempty"` // boot clock ns at which it was: the stream's time lags behind
 }
 
 // Rule is one `ip rule`.

@@ -125,8 +125,8 @@ func (b *builder) silent() {
 		return
 	}
 	j.Because, j.Advice, j.Question = d.Because, d.Advice, d.Question
-	if f.answerSince != 0 {
-		j.Since = b.s.wall(f.answerSince)
+	if f.answerSince != 0 { // at the latest when the packet was there: reading takes a moment
+		j.Since = b.s.wall(min(f.answerSince, br.dev.rec.TimeNs))
 	}
 	j.silentAt = d.place()
 }
@@ -269,6 +269,9 @@ func (s *Silences) Add(j *Journey) {
 		if same && u.Place == j.silentAt && u.goesOn(j) {
 			u.Count++
 			u.Since, u.Last = min(u.Since, j.Start), max(u.Last, j.Start)
+			if u.Broken == 0 || j.Since != 0 && j.Since < u.Broken {
+				u.Broken = j.Since
+			}
 			return
 		}
 	}

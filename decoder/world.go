@@ -122,7 +122,7 @@ func (w *world) apply(c *Context) {
 	case c.Routing != nil:
 		if v := w.change(c.Routing.Netns); v != nil {
 			v.oldRouting, v.routing = v.routing, c.Routing
-			v.logRouting(c.Routing, c.Time)
+			v.logRouting(c.Routing, max(c.Time, c.Routing.Read))
 		}
 	case c.Balancer != nil:
 		if v := w.change(c.Balancer.Netns); v != nil {

@@ -118,6 +118,7 @@ func (s *stream) tell(t *told, was, st *place.State) error {
 	}
 	if was == nil || !reflect.DeepEqual(was.Routing, st.Routing) {
 		r := st.Routing
+		r.Read = st.At
 		if err := s.context(&decoder.Context{Routing: &r}); err != nil {
 			return err
 		}

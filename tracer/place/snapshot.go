@@ -21,6 +21,7 @@ import (
 
 // State is what a namespace looked like at one moment.
 type State struct {
+	At      uint64 // boot clock ns: when the reading began
 	Devices []decoder.Device
 	Routing decoder.Routing
 	Queues  decoder.Queues
@@ -42,6 +43,11 @@ func Read(ns Namespace) (st *State, err error) {
 
 func read(ns Namespace) (*State, error) {
 	var st State
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return nil, fmt.Errorf("read the clock: %w", err)
+	}
+	st.At = uint64(now.Nano())
 	err := ns.Do(func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
