@@ -152,20 +152,10 @@ func (b *brokenTime) run(t *testing.T, w *scenarios.World, names []string) {
 		}
 	}
 	b.ready = time.Now()
-	const connections = 12
-	for i := range trafficKinds {
-		for n := range connections {
-			b.failed[b.first+uint16(100*i+n)] = true
-		}
+	b.fail(t, w, b.first, timeout+wait)
+	if slices.ContainsFunc(b.faults, func(f scenarios.Fault) bool { return slices.Contains(f.Traffic, "--udp") }) {
+		b.fail(t, w, b.first+50, timeout) // datagrams are not sent again
 	}
-	var mu sync.Mutex
-	b.send(t, w, b.first, connections, timeout+wait, func(x scenarios.Exchange) {
-		if x.Err == nil {
-			mu.Lock()
-			delete(b.failed, x.Local.Port())
-			mu.Unlock()
-		}
-	})
 	b.cleared = time.Now()
 	for _, name := range names {
 		if err := w.Clear(ctxBackground, name); err != nil {
@@ -175,6 +165,25 @@ func (b *brokenTime) run(t *testing.T, w *scenarios.World, names []string) {
 	b.send(t, w, b.mended, 6, 5*time.Second, func(x scenarios.Exchange) {
 		if x.Err != nil {
 			t.Errorf("%v is cleared, but from %s: %v", names, x.Local, x.Err)
+		}
+	})
+}
+
+// fail sends what may fail, from ports that count up from first.
+func (b *brokenTime) fail(t *testing.T, w *scenarios.World, first uint16, timeout time.Duration) {
+	t.Helper()
+	const connections = 12
+	for i := range trafficKinds {
+		for n := range connections {
+			b.failed[first+uint16(100*i+n)] = true
+		}
+	}
+	var mu sync.Mutex
+	b.send(t, w, first, connections, timeout, func(x scenarios.Exchange) {
+		if x.Err == nil {
+			mu.Lock()
+			delete(b.failed, x.Local.Port())
+			mu.Unlock()
 		}
 	})
 }
