@@ -44,6 +44,15 @@ type Session struct {
 	Hooks       []string `json:"hooks,omitempty"`        // hooks attached, by name
 	ExactFrees  bool     `json:"exact_frees,omitempty"`  // the end of every skb is seen (HOOK_KFREE_SKBMEM)
 	SnapLen     int      `json:"snaplen,omitempty"`      // bytes of packet kept per record
+
+	// Anonymized: addresses are other ones than they were, see Anonymizer.
+	Anonymized bool `json:"anonymized,omitempty"`
+	// Recording and Part are set in files that are parts of one recording: which
+	// recording, and which part, from 1 on. The Repeats contexts behind this one
+	// were told in the parts before. See Parts.
+	Recording string `json:"recording,omitempty"`
+	Part      int    `json:"part,omitempty"`
+	Repeats   int    `json:"repeats,omitempty"`
 }
 
 // Namespace names a network namespace.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"waymark/bpf"
@@ -23,6 +24,7 @@ func (b *builder) lbHop(br *branch, prev, e *event, dropped bool) *LBDecision {
 	var d LBDecision
 	for _, state := range b.w.balancers(prev.view, prev.rec.Netns) {
 		c := b.decide(state, prev)
+		b.w.withoutHash(state, &c, e.rec.Mark)
 		agrees := lbAgrees(&c, e.rec.Mark, dropped)
 		if bal == nil || agrees {
 			bal, d = state, c
@@ -46,7 +48,7 @@ func (b *builder) lbHop(br *branch, prev, e *event, dropped bool) *LBDecision {
 	if !d.Accept {
 		h.Verdict = "drop"
 	}
-	h.Detail = lbDetail(bal, &d, e.rec.Mark, dropped)
+	h.Detail = b.w.lbDetail(bal, &d, e.rec.Mark, dropped)
 	if mark := e.rec.Mark; !dropped {
 		h.Mark = &mark
 		if was := br.mark; was != mark {
@@ -81,11 +83,12 @@ func (b *builder) markedOnEntry(br *branch, e *event) {
 	}
 	for _, state := range b.w.balancers(e.view, e.rec.Netns) {
 		d := b.decide(state, e)
+		b.w.withoutHash(state, &d, e.rec.Mark)
 		if !lbAgrees(&d, e.rec.Mark, false) {
 			continue
 		}
 		h := b.hop(br, e, GroupLB, "decide")
-		h.Verdict, h.Detail = "accept", lbDetail(state, &d, e.rec.Mark, false)
+		h.Verdict, h.Detail = "accept", b.w.lbDetail(state, &d, e.rec.Mark, false)
 		mark := e.rec.Mark
 		h.Mark = &mark
 		b.j.Hops = append(b.j.Hops, h)
@@ -100,17 +103,51 @@ func lbAgrees(d *LBDecision, mark uint32, dropped bool) bool {
 	return d.Accept && uint32(d.Mark) == mark
 }
 
-func lbDetail(bal *Balancer, d *LBDecision, mark uint32, dropped bool) *LBDetail {
+// withoutHash makes of a decision about other addresses, whose hash is another,
+// that about the real ones: the target is the one that the mark says.
+func (w *world) withoutHash(bal *Balancer, d *LBDecision, mark uint32) {
+	if !w.session.Anonymized || d.Flow == "" || !d.Accept || uint32(d.Mark) == mark {
+		return
+	}
+	if i := bal.targetOf(d.Flow, mark); i >= 0 {
+		d.Target, d.Mark = i, int(mark)
+	}
+}
+
+// targetOf is the index of the target of a flow that gives mark; -1: none does.
+func (b *Balancer) targetOf(flow string, mark uint32) int {
+	for i := range b.Flows {
+		if b.Flows[i].Name != flow {
+			continue
+		}
+		for _, t := range b.Tables {
+			if t.Name == b.Flows[i].Target {
+				return slices.IndexFunc(t.Active, func(m int) bool { return m >= 0 && uint32(m) == mark })
+			}
+		}
+	}
+	return -1
+}
+
+func (w *world) lbDetail(bal *Balancer, d *LBDecision, mark uint32, dropped bool) *LBDetail {
 	x := &LBDetail{Balancer: bal.Name, Flow: d.Flow, Why: d.Why}
 	if d.Flow != "" {
-		hash, index := d.Hash, d.Index
-		x.Hash, x.Index = &hash, &index
+		if !w.session.Anonymized {
+			hash, index := d.Hash, d.Index
+			x.Hash, x.Index = &hash, &index
+		}
 		if d.Accept {
 			target := d.Target
 			x.Target = &target
 		}
 	}
 	switch {
+	case w.session.Anonymized && d.Accept && (dropped || uint32(d.Mark) != mark):
+		x.Target = nil // not known without the hash
+		x.Contradiction = fmt.Sprintf("by its state it accepts with a mark of flow %s's, but the packet went on with mark %#x", d.Flow, mark)
+		if dropped {
+			x.Contradiction = "by its state it accepts, but the packet was dropped"
+		}
 	case dropped && d.Accept:
 		x.Contradiction = fmt.Sprintf("by its state it accepts with mark %#x, but the packet was dropped", uint32(d.Mark))
 	case !dropped && !d.Accept:

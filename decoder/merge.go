@@ -16,6 +16,8 @@ import (
 // taken for another's.
 type Recording struct {
 	In io.Reader
+	// Then are the parts that follow, if In is a part of a recording. See Parts.
+	Then []io.Reader
 	// Options of its stitcher. What to emit is for Merge to say.
 	Options Options
 	// Drops: tell drops instead of journeys, also those in normal use, and what
@@ -24,9 +26,10 @@ type Recording struct {
 
 	// What is known once it was read.
 	Result   ReplayResult
-	Err      error    // why it could not be read to its end, as Replay says it
-	Node     string   // of its session
-	From, To WallTime // of its first and its last record; 0: it has none
+	Before   []ReplayResult // of the parts before the last one that was read; Result is that one's
+	Err      error          // why it could not be read to its end, as Replay says it
+	Node     string         // of its session
+	From, To WallTime       // of its first and its last record; 0: it has none
 	Status   *Status
 
 	from, to uint64 // boot clock ns
@@ -140,6 +143,13 @@ func (r *Recording) tell(nodes map[string][]*Recording, yield func(Told) bool) {
 	s = NewStitcher(o)
 	s.idNode = func(node string) string { return idNode(nodes, r, node) }
 	r.Result, r.Err = Replay(r.In, &telling{r, s, &enough})
+	for _, in := range r.Then {
+		if r.Err != nil {
+			break
+		}
+		r.Before = append(r.Before, r.Result)
+		r.Result, r.Err = Replay(in, &continued{Sink: &telling{r, s, &enough}})
+	}
 	if errors.Is(r.Err, errEnough) {
 		r.Err = nil
 	}

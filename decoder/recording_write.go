@@ -25,6 +25,10 @@ type RecorderOptions struct {
 	// a write; 0: 250 ms. It is the stream's own clock: records and contexts
 	// (the Clock context, when nothing else comes) move it.
 	FlushAfter time.Duration
+	// NoBytes says that packets have no bytes in this stream (PayloadOff): their
+	// records are written as packets of which none were captured, so that other
+	// programs show them.
+	NoBytes bool
 }
 
 // RecorderStats counts what was recorded.
@@ -41,6 +45,7 @@ type RecorderStats struct {
 type Recorder struct {
 	out        *pcapng.Writer
 	flushAfter uint64 // ns
+	noBytes    bool
 	flushedAt  uint64 // ns of the stream's clock
 
 	nodes      map[string]*recordedNames
@@ -77,6 +82,7 @@ func NewRecorder(out io.Writer, o RecorderOptions) *Recorder {
 	return &Recorder{
 		out:        pcapng.NewWriter(out, o.Buffer),
 		flushAfter: uint64(o.FlushAfter),
+		noBytes:    o.NoBytes,
 		nodes:      map[string]*recordedNames{"": first},
 		now:        first,
 		places:     map[recordedPlaceID]*recordedPlace{},
@@ -105,7 +111,7 @@ func (r *Recorder) writeRecord(raw []byte) error {
 	switch {
 	case len(raw)-len(snapshot) > maxContent:
 		err = r.writeBlock(recordingHeader{kind: kindRecord}, raw)
-	case err != nil, len(snapshot) == 0:
+	case err != nil, len(snapshot) == 0 && !(r.noBytes && r.record.Len > 0):
 		err = r.hold(recordingHeader{kind: kindRecord}, raw, nil)
 	default:
 		err = r.writePacket(raw, snapshot)

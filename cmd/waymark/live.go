@@ -30,8 +30,10 @@ type live struct {
 	sinks []decoder.Sink
 	done  func() bool
 	log   zerolog.Logger
-	// progress is called now and then with what was recorded so far.
-	progress func(records, lost uint64, bytes int64)
+	// recording says what the recording is to have, if there is one.
+	recording recordingOptions
+	// progress tells how far it is, if that is all there is to see.
+	progress *progress
 }
 
 // run traces until the count or the time is reached, or a signal comes.
@@ -61,11 +63,12 @@ func (l *live) run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	signalled := ctx
 
 	tee := &tee{sinks: l.sinks, done: l.done}
 	var rec *recording
 	if l.flags.write != "" {
-		if rec, err = openRecording(l.flags.write); err != nil {
+		if rec, err = openRecording(l.flags.write, l.recording); err != nil {
 			return err
 		}
 		defer rec.abandon()
@@ -105,11 +108,14 @@ func (l *live) run() error {
 		ctx, cancel = context.WithTimeout(ctx, l.flags.duration)
 		defer cancel()
 	}
-	if l.progress != nil && rec != nil {
-		go l.report(ctx, t, rec)
-	}
 	began := time.Now()
-	if err := t.Run(ctx); err != nil {
+	reported := func() {}
+	if l.progress != nil && rec != nil {
+		reported = l.report(began, t, rec)
+	}
+	err = t.Run(ctx)
+	reported()
+	if err != nil {
 		return err
 	}
 	if l.flags.cost {
@@ -120,6 +126,13 @@ func (l *live) run() error {
 	if rec != nil {
 		if err := rec.close(); err != nil {
 			return err
+		}
+		if l.progress != nil {
+			why := ""
+			if signalled.Err() != nil {
+				why = "interrupted"
+			}
+			l.progress.end(recordedBy(t, rec), time.Since(began), why, rec.files.names())
 		}
 	}
 	return nil
@@ -134,18 +147,39 @@ func liveError(err error) error {
 	return err
 }
 
-func (l *live) report(ctx context.Context, t *tracer.Tracer, rec *recording) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			records, lost := t.Totals()
-			l.progress(records, lost, rec.size())
+// report tells the progress now and then, until the returned function is called.
+func (l *live) report(began time.Time, t *tracer.Tracer, rec *recording) (end func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(l.progress.every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				l.progress.tell(recordedBy(t, rec), time.Since(began))
+			}
 		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+		l.progress.clear()
 	}
+}
+
+// recordedBy is how far a recording is.
+func recordedBy(t *tracer.Tracer, rec *recording) recorded {
+	r := recorded{
+		packets: rec.packets.Load(), records: rec.records.Load(), bytes: rec.bytes.Load(), files: int(rec.files.opened.Load()),
+	}
+	for _, s := range t.Stats() {
+		r.lost += s.Lost
+		r.untracked += s.Untracked
+	}
+	return r
 }
 
 // namespaces are those of --netns and --pod.

@@ -145,14 +145,15 @@ func (o *replayOptions) printer(w io.Writer, nodes bool) teller {
 
 // replay prints what the recordings in the files tell.
 func replay(paths []string, w io.Writer, o replayOptions) error {
+	sources, closeAll, err := openSources(paths)
+	defer closeAll()
+	if err != nil {
+		return err
+	}
+	tellGaps(sources)
 	var recordings []*decoder.Recording
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			return fmt.Errorf("open the recording: %w", err)
-		}
-		defer f.Close()
-		recordings = append(recordings, &decoder.Recording{In: f, Options: o.decoder(), Drops: o.drops})
+	for _, s := range sources {
+		recordings = append(recordings, &decoder.Recording{In: s.files[0], Then: s.rest(), Options: o.decoder(), Drops: o.drops})
 	}
 	ctx := context.Background()
 	if o.speed != 0 {
@@ -160,7 +161,7 @@ func replay(paths []string, w io.Writer, o replayOptions) error {
 		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()
 	}
-	out := o.printer(w, len(paths) > 1)
+	out := o.printer(w, len(sources) > 1)
 	pace := newPace(o.speed)
 	interrupted := false
 	var at decoder.WallTime // of what was told last
@@ -177,29 +178,31 @@ func replay(paths []string, w io.Writer, o replayOptions) error {
 	for i, r := range recordings {
 		if r.Err != nil {
 			out.flush()
-			return fmt.Errorf("%s: %w", paths[i], r.Err)
+			return fmt.Errorf("%s: %w", sources[i].paths[len(r.Before)], r.Err)
 		}
 	}
 	var statuses []*decoder.Status
 	for i, r := range recordings {
-		if r.Result.Truncated {
-			fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: replayed up to there\n", paths[i], r.Result.Offset)
+		for k, result := range append(r.Before, r.Result) {
+			if result.Truncated {
+				fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: replayed up to there\n", sources[i].paths[k], result.Offset)
+			}
 		}
 		if interrupted { // more was read than told
 			r.Status.Time = min(r.Status.Time, at)
 		}
 		statuses = append(statuses, r.Status)
 	}
-	tellOverlaps(paths, recordings)
+	tellOverlaps(sources, recordings)
 	return out.finish(statuses...)
 }
 
 // tellOverlaps says which recordings may tell of one packet twice.
-func tellOverlaps(paths []string, recordings []*decoder.Recording) {
+func tellOverlaps(sources []*source, recordings []*decoder.Recording) {
 	for i, a := range recordings {
 		for j := i + 1; j < len(recordings); j++ {
 			if b := recordings[j]; a.Overlaps(b) {
-				fmt.Fprintf(os.Stderr, "waymark: %s and %s are of the same node, %s, and of the same time: a packet that both recorded is told twice\n", paths[i], paths[j], a.Node)
+				fmt.Fprintf(os.Stderr, "waymark: %s and %s are of the same node, %s, and of the same time: a packet that both recorded is told twice\n", sources[i].paths[0], sources[j].paths[0], a.Node)
 			}
 		}
 	}

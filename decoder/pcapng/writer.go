@@ -110,3 +110,17 @@ func (w *Writer) add(buf []byte, err error) error {
 	}
 	return w.Flush()
 }
+
+// WholeBlocks is how many bytes of b, which a Writer wrote, are whole blocks from
+// its start on: what to keep of a Write that came to an end half way.
+func WholeBlocks(b []byte) int {
+	n := 0
+	for len(b)-n >= headSize {
+		length := int(le.Uint32(b[n+4:]))
+		if length < headSize || length > len(b)-n {
+			break
+		}
+		n += length
+	}
+	return n
+}
