@@ -8,6 +8,7 @@ package pcapng
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 var le = binary.LittleEndian
@@ -48,7 +49,7 @@ func (b *block) padding() {
 func (b *block) optionHead(code uint16, n int) bool {
 	if n > 0xffff {
 		if b.err == nil {
-			b.err = fmt.Errorf("option %d of %d bytes (at most 65535): %w", code, n, ErrTooLong)
+			b.err = tooLong(code, n)
 		}
 		return false
 	}
@@ -93,24 +94,6 @@ func (b *block) custom(o *CustomOption) {
 	}
 	b.u32(o.PEN)
 	b.buf = append(b.buf, o.Data...)
-	b.padding()
-}
-
-func (b *block) verdict(v *Verdict) {
-	number := v.Kind == VerdictTC || v.Kind == VerdictXDP
-	n := 9
-	if !number {
-		n = 1 + len(v.Raw)
-	}
-	if !b.optionHead(epbVerdict, n) {
-		return
-	}
-	b.buf = append(b.buf, byte(v.Kind))
-	if number {
-		b.buf = le.AppendUint64(b.buf, v.Value)
-	} else {
-		b.buf = append(b.buf, v.Raw...)
-	}
 	b.padding()
 }
 
@@ -182,42 +165,225 @@ func AppendInterface(dst []byte, i *Interface) ([]byte, error) {
 
 // AppendPacket adds an enhanced packet block. It fails if p.OrigLen is less
 // than the bytes given. Nothing is allocated while dst has room.
+//
+// This is the block that there are many of: its room is made once and filled in
+// words, not appended to.
 func AppendPacket(dst []byte, p *Packet) ([]byte, error) {
 	if uint64(len(p.Data)) > uint64(p.OrigLen) {
 		return dst, fmt.Errorf("packet of %d bytes cannot have been %d bytes long on the wire", len(p.Data), p.OrigLen)
 	}
-	var head [28]byte // at once, because this is the block that there are many of
-	le.PutUint32(head[0:], uint32(BlockPacket))
-	le.PutUint32(head[8:], uint32(p.Interface))
-	le.PutUint32(head[12:], uint32(p.Time>>32))
-	le.PutUint32(head[16:], uint32(p.Time))
-	le.PutUint32(head[20:], uint32(len(p.Data)))
-	le.PutUint32(head[24:], p.OrigLen)
-	b := block{buf: append(dst, head[:]...), start: len(dst)}
-	b.buf = append(b.buf, p.Data...)
-	b.padding()
-	options := len(b.buf)
-	if p.Flags != 0 {
-		b.optU32(epbFlags, p.Flags)
+	n := packetHead + aligned(len(p.Data)) + 4
+	if p.Flags != 0 || p.DropCount != 0 || p.HasID || p.HasQueue || len(p.Verdicts)+len(p.Comments)+len(p.Custom) > 0 {
+		options, err := optionsSize(p)
+		if err != nil {
+			return dst, err
+		}
+		n += options
 	}
-	b.optCount(epbDropCount, p.DropCount)
+	if n > MaxBlock {
+		return dst, fmt.Errorf("block of %d bytes (at most %d): %w", n, MaxBlock, ErrTooLong)
+	}
+	start := len(dst)
+	dst = slices.Grow(dst, n)[:start+n]
+	b := dst[start:]
+	putHead(b, p)
+	at := putPadded(b, packetHead, p.Data)
+	if at < n-4 {
+		putOptions(b, at, p)
+	}
+	le.PutUint32(b[n-4:], uint32(n))
+	return dst, nil
+}
+
+// putHead writes what comes before the packet's bytes to b, the whole block.
+func putHead(b []byte, p *Packet) {
+	le.PutUint64(b, uint64(BlockPacket)|uint64(len(b))<<32)
+	le.PutUint64(b[8:], uint64(uint32(p.Interface))|p.Time>>32<<32)
+	le.PutUint64(b[16:], p.Time&0xffffffff|uint64(len(p.Data))<<32)
+	le.PutUint32(b[24:], p.OrigLen)
+}
+
+// usualSize is the length of the block if p has no options at all, or what nearly
+// all packets of a recording have: direction, a number, one comment and one custom
+// option, none too long. Else it is 0. putUsual writes such a block.
+func usualSize(p *Packet) int {
+	data := len(p.Data)
+	if data > int(p.OrigLen) || data > MaxBlock/2 || p.HasQueue || p.DropCount != 0 || len(p.Verdicts) != 0 {
+		return 0
+	}
+	n := packetHead + aligned(data) + 4
+	if len(p.Custom)+len(p.Comments) == 0 && !p.HasID && p.Flags == 0 {
+		return n
+	}
+	if len(p.Custom) != 1 || len(p.Comments) != 1 || p.Flags == 0 || !p.HasID {
+		return 0
+	}
+	comment, custom := len(p.Comments[0]), len(p.Custom[0].Data)
+	if uint(comment-1) >= 0xffff || custom > 0xffff-4 {
+		return 0
+	}
+	return n + 8 + 12 + 4 + aligned(comment) + 8 + aligned(custom) + 4
+}
+
+// putUsual writes to b, which is as long as usualSize says.
+func putUsual(b []byte, p *Packet) {
+	n := len(b)
+	putHead(b, p)
+	b = b[putPadded(b, packetHead, p.Data):]
+	if len(b) == 4 {
+		le.PutUint32(b, uint32(n))
+		return
+	}
+	comment, custom := p.Comments[0], &p.Custom[0]
+	_ = b[23]
+	le.PutUint64(b, headOf(epbFlags, 4)|uint64(p.Flags)<<32)
+	le.PutUint32(b[8:], uint32(headOf(epbPacketID, 8)))
+	le.PutUint64(b[12:], p.PacketID)
+	le.PutUint32(b[20:], uint32(headOf(optComment, len(comment))))
+	b = b[putPadded(b, 24, comment):]
+	code := uint16(optCustom)
+	if custom.Keep {
+		code = optCustomKeep
+	}
+	le.PutUint64(b, headOf(code, 4+len(custom.Data))|uint64(custom.PEN)<<32)
+	b = b[putPadded(b, 8, custom.Data):]
+	le.PutUint64(b, optEnd|uint64(n)<<32)
+}
+
+// packetHead is the length of an enhanced packet block before the packet's bytes.
+const packetHead = 28
+
+// aligned is n up to a multiple of four.
+func aligned(n int) int { return (n + 3) &^ 3 }
+
+// optionsSize is the length of p's options with their end; 0: there are none.
+func optionsSize(p *Packet) (int, error) {
+	n := 0
+	if p.Flags != 0 {
+		n += 8
+	}
+	if p.DropCount != 0 {
+		n += 12
+	}
 	if p.HasID {
-		b.optU64(epbPacketID, p.PacketID)
+		n += 12
 	}
 	if p.HasQueue {
-		b.optU32(epbQueue, p.Queue)
+		n += 8
 	}
 	for i := range p.Verdicts {
-		b.verdict(&p.Verdicts[i])
+		v := p.Verdicts[i].size()
+		if v > 0xffff {
+			return 0, tooLong(epbVerdict, v)
+		}
+		n += 4 + aligned(v)
 	}
 	for _, c := range p.Comments {
-		text(&b, optComment, c)
+		if len(c) > 0xffff {
+			return 0, tooLong(optComment, len(c))
+		}
+		if len(c) > 0 {
+			n += 4 + aligned(len(c))
+		}
 	}
 	for i := range p.Custom {
-		b.custom(&p.Custom[i])
+		c := len(p.Custom[i].Data)
+		if c > 0xffff-4 {
+			return 0, tooLong(optCustom, 4+c)
+		}
+		n += 8 + aligned(c)
 	}
-	b.endOptions(options)
-	return b.end()
+	if n > 0 {
+		n += 4
+	}
+	return n, nil
+}
+
+func tooLong(code uint16, n int) error {
+	return fmt.Errorf("option %d of %d bytes (at most 65535): %w", code, n, ErrTooLong)
+}
+
+// putOptions writes p's options and their end to b, which has room for them, from
+// at on.
+func putOptions(b []byte, at int, p *Packet) {
+	if p.Flags != 0 {
+		le.PutUint64(b[at:], headOf(epbFlags, 4)|uint64(p.Flags)<<32)
+		at += 8
+	}
+	if p.DropCount != 0 {
+		le.PutUint32(b[at:], uint32(headOf(epbDropCount, 8)))
+		le.PutUint64(b[at+4:], p.DropCount)
+		at += 12
+	}
+	if p.HasID {
+		le.PutUint32(b[at:], uint32(headOf(epbPacketID, 8)))
+		le.PutUint64(b[at+4:], p.PacketID)
+		at += 12
+	}
+	if p.HasQueue {
+		le.PutUint64(b[at:], headOf(epbQueue, 4)|uint64(p.Queue)<<32)
+		at += 8
+	}
+	for i := range p.Verdicts {
+		at = p.Verdicts[i].put(b, at)
+	}
+	for _, c := range p.Comments {
+		if len(c) > 0 {
+			le.PutUint32(b[at:], uint32(headOf(optComment, len(c))))
+			at = putPadded(b, at+4, c)
+		}
+	}
+	for i := range p.Custom {
+		o := &p.Custom[i]
+		code := uint16(optCustom)
+		if o.Keep {
+			code = optCustomKeep
+		}
+		le.PutUint64(b[at:], headOf(code, 4+len(o.Data))|uint64(o.PEN)<<32)
+		at = putPadded(b, at+8, o.Data)
+	}
+	le.PutUint32(b[at:], optEnd)
+}
+
+// headOf is an option's code and the length of its value, as they are written.
+func headOf(code uint16, n int) uint64 { return uint64(code) | uint64(uint16(n))<<16 }
+
+// putPadded writes data to b from at on, with zeros up to a multiple of four, and
+// returns where they end.
+func putPadded(b []byte, at int, data []byte) int {
+	end := at + aligned(len(data))
+	if len(data)&3 != 0 {
+		le.PutUint32(b[end-4:], 0)
+	}
+	copy(b[at:end], data)
+	return end
+}
+
+// number tells whether a verdict of this kind is one.
+func (v *Verdict) number() bool { return v.Kind == VerdictTC || v.Kind == VerdictXDP }
+
+// size is the length of the option's value.
+func (v *Verdict) size() int {
+	if v.number() {
+		return 9
+	}
+	return 1 + len(v.Raw)
+}
+
+// put writes the option to b from at on and returns where it ends.
+func (v *Verdict) put(b []byte, at int) int {
+	n := v.size()
+	le.PutUint32(b[at:], uint32(headOf(epbVerdict, n)))
+	at += 4
+	end := at + aligned(n)
+	le.PutUint32(b[end-4:], 0)
+	b[at] = byte(v.Kind)
+	if v.number() {
+		le.PutUint64(b[at+1:], v.Value)
+	} else {
+		copy(b[at+1:end], v.Raw)
+	}
+	return end
 }
 
 // AppendCustom adds a custom block without options.

@@ -324,3 +324,44 @@ func TestTime(t *testing.T) {
 		}
 	}
 }
+
+// What a failed Write left of some blocks is cut behind the last whole one.
+func TestWholeBlocks(t *testing.T) {
+	file := write(t, everything()...)
+	ends := map[int]bool{0: true}
+	r := NewReader(bytes.NewReader(file))
+	for {
+		if _, err := r.Next(); err != nil {
+			break
+		}
+		ends[int(r.Offset())] = true
+	}
+	last := 0
+	for n := range len(file) + 1 {
+		if ends[n] {
+			last = n
+		}
+		if got := WholeBlocks(file[:n]); got != last {
+			t.Fatalf("of %d bytes %d are whole blocks, want %d", n, got, last)
+		}
+	}
+}
+
+// A packet is encoded the same whether there is room for it or not.
+func TestPacketsInRoomOrNot(t *testing.T) {
+	for _, p := range []*Packet{
+		{Time: 1<<40 + 5, Data: []byte("odd"), OrigLen: 60},
+		{Data: []byte("with all"), OrigLen: 60, Flags: 1, PacketID: 7, HasID: true, Comments: [][]byte{[]byte("c")}, Custom: []CustomOption{{PEN: 9, Data: []byte("xy")}}},
+		{OrigLen: 60, Flags: 2, PacketID: 1 << 60, HasID: true, Comments: [][]byte{[]byte("none")}, Custom: []CustomOption{{PEN: 9, Keep: true}}},
+	} {
+		want, err := AppendPacket(nil, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirty := bytes.Repeat([]byte{0xff}, 500)
+		putUsual(dirty[:usualSize(p)], p)
+		if !bytes.Equal(dirty[:len(want)], want) || usualSize(p) != len(want) {
+			t.Errorf("%+v:\n% x\n% x", p, dirty[:usualSize(p)], want)
+		}
+	}
+}
