@@ -74,11 +74,12 @@ func (a *Anonymizer) value(v reflect.Value) reflect.Value {
 	return out
 }
 
-// addressText finds what may be an address: with colons (IPv6 or MAC), four
-// numbers with dots, or with dashes as in names of hosts, and a prefix length.
-var addressText = regexp.MustCompile(`[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(?:[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+)?(?:/[0-9]+)?` +
-	`|[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+(?:/[0-9]+)?` +
-	`|[0-9]+-[0-9]+-[0-9]+-[0-9]+`)
+// addressText finds what may have an address: what has colons (IPv6 or MAC) or
+// dots, with a prefix length, and four numbers with dashes as in names of hosts.
+var addressText = regexp.MustCompile(`[0-9A-Fa-f:.]*[:.][0-9A-Fa-f:.]*(?:/[0-9]+)?|[0-9]+-[0-9]+-[0-9]+-[0-9]+`)
+
+// dottedText finds an IPv4 address in what is none by itself.
+var dottedText = regexp.MustCompile(`[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+`)
 
 // Text replaces the addresses in a text.
 func (a *Anonymizer) Text(s string) string {
@@ -88,26 +89,37 @@ func (a *Anonymizer) Text(s string) string {
 	return addressText.ReplaceAllStringFunc(s, a.word)
 }
 
-// word replaces s if it is an address.
+// word replaces what addresses there are in s, which addressText has found.
 func (a *Anonymizer) word(s string) string {
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return a.Prefix(p).String()
-	}
-	if addr, rest, ok := strings.Cut(s, "/"); ok {
-		return a.word(addr) + "/" + rest
-	}
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return a.Addr(addr).String()
-	}
-	if m, err := net.ParseMAC(s); err == nil && len(m) == 6 {
-		to := a.mac([6]byte(m))
-		return net.HardwareAddr(to[:]).String()
+	if to, ok := a.address(s); ok {
+		return to
 	}
 	if addr, err := netip.ParseAddr(strings.ReplaceAll(s, "-", ".")); err == nil {
 		return strings.ReplaceAll(a.Addr(addr).String(), ".", "-")
 	}
-	if addr, ok := strings.CutSuffix(s, ":"); ok {
-		return a.word(addr) + ":"
+	if left, length, ok := strings.Cut(s, "/"); ok {
+		return a.word(left) + "/" + length
 	}
-	return s
+	if i := strings.LastIndexByte(s, ':'); i >= 0 { // a port, or the sentence goes on
+		return a.word(s[:i]) + ":" + a.word(s[i+1:])
+	}
+	return dottedText.ReplaceAllStringFunc(s, func(s string) string {
+		to, _ := a.address(s)
+		return to
+	})
+}
+
+// address replaces s if it is an address or a prefix; else it stays.
+func (a *Anonymizer) address(s string) (string, bool) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return a.Prefix(p).String(), true
+	}
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return a.Addr(addr).String(), true
+	}
+	if m, err := net.ParseMAC(s); err == nil && len(m) == 6 && strings.Count(s, ":") == 5 {
+		to := a.mac([6]byte(m))
+		return net.HardwareAddr(to[:]).String(), true
+	}
+	return s, false
 }

@@ -150,11 +150,11 @@ func (h *headers) arp(at, end int) int {
 
 // ipv4 is RFC 791.
 func (h *headers) ipv4(at, end int) int {
+	if at < end && h.b[at]>>4 != 4 {
+		return at
+	}
 	if end-at < 20 {
 		return h.cut(at, end)
-	}
-	if h.b[at]>>4 != 4 {
-		return at
 	}
 	b := h.b[at:]
 	n := 4 * int(b[0]&15)
@@ -187,11 +187,11 @@ func (h *headers) ipv4(at, end int) int {
 
 // ipv6 is RFC 8200.
 func (h *headers) ipv6(at, end int) int {
+	if at < end && h.b[at]>>4 != 6 {
+		return at
+	}
 	if end-at < 40 {
 		return h.cut(at, end)
-	}
-	if h.b[at]>>4 != 6 {
-		return at
 	}
 	b := h.b[at:]
 	p := ipPayload{proto: b[6], src: 8 + at, dst: 24 + at, size: 16}
