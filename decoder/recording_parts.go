@@ -50,17 +50,17 @@ func NewParts(o PartsOptions) *Parts {
 
 // Record writes one raw record, to the next part if this one is full.
 func (p *Parts) Record(raw []byte) error {
-	if p.o.Size > 0 && p.records > 0 && p.rec.out.Size() >= p.o.Size {
-		p.keep(p.next())
+	if p.o.Size > 0 && p.records > 0 && p.err == nil && p.rec.out.Size() >= p.o.Size {
+		p.err = p.next()
 	}
-	if p.rec == nil {
-		p.keep(p.open())
+	if p.rec == nil && p.err == nil {
+		p.err = p.open()
 	}
 	if p.err != nil {
 		return p.err
 	}
 	p.records++
-	p.keep(p.rec.Record(raw))
+	p.err = p.rec.Record(raw)
 	return p.err
 }
 
@@ -74,20 +74,14 @@ func (p *Parts) Context(c *Context) error {
 		}
 		p.head.learn(c)
 	}
-	if p.rec == nil {
-		p.keep(p.open())
+	if p.rec == nil && p.err == nil {
+		p.err = p.open()
 	}
 	if p.err != nil {
 		return p.err
 	}
-	p.keep(p.rec.Context(c))
+	p.err = p.rec.Context(c)
 	return p.err
-}
-
-func (p *Parts) keep(err error) {
-	if p.err == nil {
-		p.err = err
-	}
 }
 
 // open begins the next part's file.
