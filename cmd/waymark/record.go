@@ -33,7 +33,7 @@ func runRecord(args []string) error {
 	l.flags.add(fs)
 	rotate := fs.String("rotate", "", "begin a new file after `SIZE`: K, M or G bytes")
 	fs.IntVar(&l.recording.keep, "keep", 0, "with --rotate, remove the oldest so that there are `N` files (default all)")
-	payload := fs.String("payload", "headers", "of packets record: `off`, headers or full (up to --snaplen)")
+	payload := fs.String("payload", "headers", "`HOW` much of packets to record: off, headers, or full (up to --snaplen)")
 	fs.BoolVar(&l.recording.anonymize, "anonymize", false, "record other addresses, with the same prefixes in common")
 	if err := parseFlags(fs, args, -1); err != nil {
 		return err

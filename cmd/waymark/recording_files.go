@@ -146,7 +146,7 @@ func (f *recordingFiles) names() string {
 	if err != nil || len(there) < 2 {
 		return f.current()
 	}
-	return f.name(there[0]) + " to " + filepath.Base(f.current())
+	return f.name(there[0]) + " … " + filepath.Base(f.current())
 }
 
 // abandon closes the first file, to which nothing was written.
