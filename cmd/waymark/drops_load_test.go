@@ -50,7 +50,7 @@ func TestDropsLoad(t *testing.T) {
 	t.Run("counted", func(t *testing.T) {
 		before := received(t, w)
 		tr := start(t, args...)
-		sent := path.flood(context.Background(), t, lost, loadTime)
+		sent := path.flood(context.Background(), t, lost, loadRate, loadTime)
 		out := string(tr.stop(t))
 		arrived := received(t, w) - before
 		total, lines, rate := totalLine(t, out), strings.Count(out, "\n"), float64(sent)/loadTime.Seconds()
@@ -75,7 +75,7 @@ func TestDropsLoad(t *testing.T) {
 				}
 				ctx, cancel := context.WithCancel(context.Background())
 				done := make(chan int)
-				go func() { done <- path.flood(ctx, t, lost, time.Minute) }()
+				go func() { done <- path.flood(ctx, t, lost, loadRate, time.Minute) }()
 				defer func() { cancel(); <-done }()
 				return path.measure(t, other, time.Second)
 			}
@@ -89,9 +89,9 @@ func TestDropsLoad(t *testing.T) {
 	})
 }
 
-// flood sends loadRate packets a second to dst for d, or until ctx ends, from the
+// flood sends rate packets a second to dst for d, or until ctx ends, from the
 // CPU that measure does not use, and returns how many.
-func (p *forwarding) flood(ctx context.Context, t *testing.T, dst netip.Addr, d time.Duration) int {
+func (p *forwarding) flood(ctx context.Context, t *testing.T, dst netip.Addr, rate float64, d time.Duration) int {
 	const flows, batch = 256, 64
 	frames := make([][]byte, flows)
 	for i := range frames {
@@ -107,7 +107,7 @@ func (p *forwarding) flood(ctx context.Context, t *testing.T, dst netip.Addr, d 
 		var iovs [batch]unix.Iovec
 		sent, start := 0, time.Now()
 		for since := time.Duration(0); since < d && ctx.Err() == nil; since = time.Since(start) {
-			if float64(sent) > since.Seconds()*loadRate {
+			if float64(sent) > since.Seconds()*rate {
 				unix.Nanosleep(&unix.Timespec{Nsec: 100_000}, nil)
 				continue
 			}
