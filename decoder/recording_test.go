@@ -444,6 +444,11 @@ func TestReplayStopsWithSink(t *testing.T) {
 func FuzzReplay(f *testing.F) {
 	f.Add(recorded(f, journeyItems()))
 	f.Add(recorded(f, nil))
+	f.Add(bigEndian(f, recorded(f, journeyItems())))
+	f.Add(append(foreignFile(f, "dumpcap.pcapng"), recorded(f, journeyItems())...))
+	f.Add(foreignFile(f, "mergecap-with-recording.pcapng"))
+	f.Add(likePwru(f))
+	f.Add(inParts(f, manyItems(), 4000)[1])
 	f.Fuzz(func(t *testing.T, file []byte) {
 		var first, second tape
 		_, _ = Replay(bytes.NewReader(file), &first)
