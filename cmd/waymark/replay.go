@@ -188,6 +188,9 @@ func replay(paths []string, w io.Writer, o replayOptions) error {
 				fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: replayed up to there\n", sources[i].paths[k], result.Offset)
 			}
 		}
+		if r.Node == "" && r.From != 0 {
+			fmt.Fprintf(os.Stderr, "waymark: %s has lost who recorded it and when, as by mergecap with other captures: its times begin with the machine\n", sources[i].paths[0])
+		}
 		if interrupted { // more was read than told
 			r.Status.Time = min(r.Status.Time, at)
 		}
