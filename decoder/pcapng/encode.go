@@ -67,11 +67,6 @@ func text[T string | []byte](b *block, code uint16, s T) {
 	b.padding()
 }
 
-func (b *block) optU32(code uint16, v uint32) {
-	b.optionHead(code, 4)
-	b.u32(v)
-}
-
 func (b *block) optU64(code uint16, v uint64) {
 	b.optionHead(code, 8)
 	b.buf = le.AppendUint64(b.buf, v)
@@ -204,8 +199,8 @@ func putHead(b []byte, p *Packet) {
 }
 
 // usualSize is the length of the block if p has no options at all, or what nearly
-// all packets of a recording have: direction, a number, one comment and one custom
-// option, none too long. Else it is 0. putUsual writes such a block.
+// all packets of a recording have: a number, one comment and one custom option, none
+// too long, and perhaps flags. Else it is 0. putUsual writes such a block.
 func usualSize(p *Packet) int {
 	data := len(p.Data)
 	if data > int(p.OrigLen) || data > MaxBlock/2 || p.HasQueue || p.DropCount != 0 || len(p.Verdicts) != 0 {
@@ -215,14 +210,17 @@ func usualSize(p *Packet) int {
 	if len(p.Custom)+len(p.Comments) == 0 && !p.HasID && p.Flags == 0 {
 		return n
 	}
-	if len(p.Custom) != 1 || len(p.Comments) != 1 || p.Flags == 0 || !p.HasID {
+	if len(p.Custom) != 1 || len(p.Comments) != 1 || !p.HasID {
 		return 0
+	}
+	if p.Flags != 0 {
+		n += 8
 	}
 	comment, custom := len(p.Comments[0]), len(p.Custom[0].Data)
 	if uint(comment-1) >= 0xffff || custom > 0xffff-4 {
 		return 0
 	}
-	return n + 8 + 12 + 4 + aligned(comment) + 8 + aligned(custom) + 4
+	return n + 12 + 4 + aligned(comment) + 8 + aligned(custom) + 4
 }
 
 // putUsual writes to b, which is as long as usualSize says.
@@ -234,13 +232,16 @@ func putUsual(b []byte, p *Packet) {
 		le.PutUint32(b, uint32(n))
 		return
 	}
+	if p.Flags != 0 {
+		le.PutUint64(b, headOf(epbFlags, 4)|uint64(p.Flags)<<32)
+		b = b[8:]
+	}
 	comment, custom := p.Comments[0], &p.Custom[0]
-	_ = b[23]
-	le.PutUint64(b, headOf(epbFlags, 4)|uint64(p.Flags)<<32)
-	le.PutUint32(b[8:], uint32(headOf(epbPacketID, 8)))
-	le.PutUint64(b[12:], p.PacketID)
-	le.PutUint32(b[20:], uint32(headOf(optComment, len(comment))))
-	b = b[putPadded(b, 24, comment):]
+	_ = b[15]
+	le.PutUint32(b, uint32(headOf(epbPacketID, 8)))
+	le.PutUint64(b[4:], p.PacketID)
+	le.PutUint32(b[12:], uint32(headOf(optComment, len(comment))))
+	b = b[putPadded(b, 16, comment):]
 	code := uint16(optCustom)
 	if custom.Keep {
 		code = optCustomKeep

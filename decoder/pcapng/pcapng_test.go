@@ -352,6 +352,7 @@ func TestPacketsInRoomOrNot(t *testing.T) {
 	for _, p := range []*Packet{
 		{Time: 1<<40 + 5, Data: []byte("odd"), OrigLen: 60},
 		{Data: []byte("with all"), OrigLen: 60, Flags: 1, PacketID: 7, HasID: true, Comments: [][]byte{[]byte("c")}, Custom: []CustomOption{{PEN: 9, Data: []byte("xy")}}},
+		{Data: []byte("12345"), OrigLen: 60, PacketID: 7, HasID: true, Comments: [][]byte{[]byte("no flags")}, Custom: []CustomOption{{PEN: 9, Data: []byte("x")}}},
 		{OrigLen: 60, Flags: 2, PacketID: 1 << 60, HasID: true, Comments: [][]byte{[]byte("none")}, Custom: []CustomOption{{PEN: 9, Keep: true}}},
 	} {
 		want, err := AppendPacket(nil, p)
