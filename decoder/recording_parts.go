@@ -18,7 +18,8 @@ type PartsOptions struct {
 	RecorderOptions
 	// Size is from how many bytes on a part is ended and the next one begun; 0:
 	// never. A part is longer than that by no more than one record and what is
-	// needed to close it, but for the contexts it begins with.
+	// needed to close it; where the contexts that it begins with are more than half
+	// of that, it is twice as long as they are.
 	Size int64
 	// Next opens the file of part n, which counts from 1. It is called before
 	// anything is written to it, and after the part before was closed.
@@ -37,6 +38,7 @@ type Parts struct {
 	rec     *Recorder
 	head    recordedHead
 	before  RecorderStats // of the parts that are closed
+	limit   int64         // of the part, in bytes
 	records uint64        // of the part, to have one at least in each
 	err     error
 }
@@ -50,7 +52,7 @@ func NewParts(o PartsOptions) *Parts {
 
 // Record writes one raw record, to the next part if this one is full.
 func (p *Parts) Record(raw []byte) error {
-	if p.o.Size > 0 && p.records > 0 && p.err == nil && p.rec.out.Size() >= p.o.Size {
+	if p.o.Size > 0 && p.records > 0 && p.err == nil && p.rec.out.Size() >= p.limit {
 		p.err = p.next()
 	}
 	if p.rec == nil && p.err == nil {
@@ -59,8 +61,10 @@ func (p *Parts) Record(raw []byte) error {
 	if p.err != nil {
 		return p.err
 	}
-	p.records++
 	p.err = p.rec.Record(raw)
+	if p.records++; p.records == 1 { // the contexts before it are written by now
+		p.limit = max(p.o.Size, 2*p.rec.out.Size())
+	}
 	return p.err
 }
 
@@ -91,7 +95,7 @@ func (p *Parts) open() error {
 		return err
 	}
 	p.part++
-	p.file, p.rec, p.records = file, NewRecorder(file, p.o.RecorderOptions), 0
+	p.file, p.rec, p.records, p.limit = file, NewRecorder(file, p.o.RecorderOptions), 0, p.o.Size
 	return nil
 }
 

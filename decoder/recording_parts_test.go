@@ -169,3 +169,18 @@ func TestPartsStopWithTheirFile(t *testing.T) {
 		t.Errorf("%v after %d files", err, n)
 	}
 }
+
+// A world that is longer than a part may be makes parts longer, not a file of each
+// record.
+func TestPartsOfALongWorld(t *testing.T) {
+	items := journeyItems()[:3]
+	for i := range uint32(500) {
+		items = append(items, &Context{Time: testBoot, Device: &Device{Netns: testNS, Index: 100 + i, Name: "a device of some length"}})
+	}
+	for range 1000 {
+		items = append(items, journeyItems()[3])
+	}
+	if files := inParts(t, items, 4000); len(files) < 3 || len(files) > 12 {
+		t.Errorf("%d parts", len(files))
+	}
+}

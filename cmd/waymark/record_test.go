@@ -116,7 +116,7 @@ func itemsOf(t *testing.T, file string) items {
 // inRing records s in files of size bytes.
 func inRing(t *testing.T, s items, path string, keep int) []string {
 	t.Helper()
-	rec, err := openRecording(path, recordingOptions{payload: decoder.PayloadFull, rotate: 16000, keep: keep})
+	rec, err := openRecording(path, recordingOptions{payload: decoder.PayloadFull, rotate: 8000, keep: keep})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestRingOfFiles(t *testing.T) {
 	s := itemsOf(t, healthy)
 	dir := t.TempDir()
 	parts := inRing(t, s, filepath.Join(dir, "all.pcapng"), 0)
-	if len(parts) < 4 || filepath.Base(parts[0]) != "all-00001.pcapng" {
+	if len(parts) < 3 || filepath.Base(parts[0]) != "all-00001.pcapng" {
 		t.Fatalf("files %v", parts)
 	}
 	want, _, _ := run0(t, "replay", healthy)
@@ -177,6 +177,14 @@ func TestRingOfFiles(t *testing.T) {
 	}
 	if out, stderr, code := run0(t, append([]string{"replay"}, files...)...); code != 0 || out == "" || stderr != "" {
 		t.Errorf("the ring's: exit %d, %s", code, stderr)
+	}
+}
+
+// What mergecap took away is told.
+func TestReplayWithoutSession(t *testing.T) {
+	out, stderr, code := run0(t, "replay", "../../decoder/testdata/foreign/mergecap-with-recording.pcapng")
+	if code != 0 || !strings.Contains(out, "tcp 200.100.0.1:40000 → 10.0.0.1:5000") || !strings.Contains(stderr, "has lost who recorded it and when") {
+		t.Errorf("exit %d, %s\n%s", code, stderr, out)
 	}
 }
 
