@@ -19,7 +19,7 @@ import (
 // allScenes are the streams of all scenes.
 func allScenes(t *testing.T) map[string]*stream {
 	streams := map[string]*stream{}
-	for _, sc := range slices.Concat(scenes(), natScenes(), bridgeScenes(), vxlanScenes()) {
+	for _, sc := range slices.Concat(scenes(), natScenes(), bridgeScenes(), vxlanScenes(), []scene{{name: "ipvs", packets: ipvsPackets}}) {
 		w := newTrench()
 		if sc.world != nil {
 			sc.world(w)

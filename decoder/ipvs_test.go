@@ -38,8 +38,13 @@ func connection(method, flags uint8, state uint16) bpf.IPVSExt {
 // TestIPVS: a new connection is scheduled, a packet of it follows, the reply
 // gets the service's address back; one that lost its destination.
 func TestIPVS(t *testing.T) {
-	const masq, direct = 0, 3
 	s := newStream(t, newTrench())
+	ipvsPackets(s)
+	golden(t, "ipvs", s.run(Options{}))
+}
+
+func ipvsPackets(s *stream) {
+	const masq, direct = 0, 3
 	p := s.tcp(1, 0, client4, 40000, vip4, 5000, syn).requestToLB().ipvs(bpf.HookIPVSForward, connection(masq, bpf.IPVSNew|bpf.IPVSDest, 0))
 	p.addrs(client4, "172.16.1.6").rec.Dport = bits.ReverseBytes16(8080)
 	p.rec.Ttl--
@@ -53,5 +58,4 @@ func TestIPVS(t *testing.T) {
 	p.rec.Ttl--
 	p.out(nsLB, lbToPX, 2*us)
 	s.tcp(4, 3_000_000, client4, 40000, vip4, 5000, ack).requestToLB().ipvs(bpf.HookIPVSForward, connection(masq, 0, 1))
-	golden(t, "ipvs", s.run(Options{}))
 }
