@@ -444,8 +444,11 @@ var icmpNames = map[icmpKey]string{
 	{"icmp6", 133}: "router solicitation", {"icmp6", 134}: "router advertisement", {"icmp6", 135}: "neighbour solicitation", {"icmp6", 136}: "neighbour advertisement",
 }
 
-// Unanswered implements Writer.
+// Unanswered implements Writer. One packet was just told of.
 func (w *TextWriter) Unanswered(u *Unanswered) error {
+	if u.Count == 1 && u.Until == 0 {
+		return nil
+	}
 	w.printf("%s %s to %s %s %s in %s, from %s to %s", grouped(u.Count), plural(int(min(u.Count, 2)), "packet"),
 		u.Proto, endpoint(u.Dst, u.DPort), w.color(red, "not answered"), w.color(bold, u.Place), u.Since.clock(), u.Last.clock())
 	if u.Broken != 0 {

@@ -381,7 +381,7 @@ func TestReadmeShowsWhatIsPrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	readme := string(content)
-	for _, name := range []string{"healthy-v4", "no-listener"} {
+	for _, name := range []string{"healthy-v4", "no-listener", "no-source-rule"} {
 		out, _, _ := run0(t, "replay", "../../scenarios/meridio/"+name+".pcapng")
 		if out == "" || !strings.Contains(readme, out) {
 			t.Errorf("README.md does not show what is printed for %s:\n%s", name, out)
