@@ -215,6 +215,11 @@ var adviceTable = []adviceRow{
 		advice:  "see with `ip neigh show dev {dev}` in {netns} which one has failed: bring it back, or take it out of the route",
 	},
 	{
+		question: "M9", when: onlyByDefault,
+		because: "{netns} has no route to {dst} but its default, and {hop} of that does not answer: nothing comes to the load balancer",
+		advice:  "see why {netns} has not learned a route to {dst} from the load balancer: the BGP session between them, and `ip route get {dst}` in {netns}",
+	},
+	{
 		question: "M6", when: nexthopHasNoAddress,
 		because: "{hop}, where {netns} sends it, is nobody's address: {bare} has no {ipVersion} address",
 		advice:  "give {bare} back its address (`ip addr` shows what it has), and see that the routes by it are back",
@@ -449,6 +454,12 @@ func proxyLinkDown(f *dropFacts) bool {
 		}
 	}
 	return true
+}
+
+// onlyByDefault: a gateway sends what is for a virtual address where it sends
+// everything.
+func onlyByDefault(f *dropFacts) bool {
+	return unresolved(f) && f.isVIP(f.dst) && f.balancer() == nil && !marked(f) && len(f.nexthops()) == 1 && f.lookup().Route.Dst.Bits() == 0
 }
 
 // nexthopHasNoAddress: the next hop is an address that a load balancer's device

@@ -64,6 +64,13 @@ func TestStateTellsDropsApart(t *testing.T) {
 			packets: func(s *stream) { replyInProxy(reply(s)).drop(nsPX, bridge0, 9*us, rNeighFailed, atNeigh) },
 		},
 		{
+			name: "vip-unannounced", outcomes: dropped, question: "M9", reason: "NEIGH_FAILED", netns: "wm-meridio-gw",
+			packets: func(s *stream) {
+				s.contexts(&Context{Routing: &Routing{Netns: nsGW, Rules: standardRules(4), Routes: []Route{route(254, "0.0.0.0/0", "unicast", "169.254.100.1", "ext0")}}})
+				request(s).drop(nsGW, ext0, 9*us, rNeighFailed, atNeigh)
+			},
+		},
+		{
 			name: "no-ptb", outcomes: dropped, question: "M34", reason: "PKT_TOO_BIG", netns: "wm-meridio-lb",
 			world:   func(w *trench) { w.routing[nsLB].Sysctl["net.ipv4.fwmark_reflect"] = "0" },
 			packets: func(s *stream) { big(s).requestToLB().mark(markT1).drop(nsLB, nsm1, 40*us, rTooBig, atForward) },

@@ -161,10 +161,7 @@ func meridioPlan(e meridioExternal) plan {
 			address{nsc, t.addr6}, address{nsc, vip6Prefix})
 	}
 
-	// What the gateway's BGP speaker learns from the load balancer.
-	p.routes = append(p.routes,
-		route{node: meridioGW, dst: vip4Prefix, via: netip.MustParseAddr("169.254.100.2"), dev: e.gateway, protocol: protocolBird, metric: 32},
-		route{node: meridioGW, dst: vip6Prefix, via: netip.MustParseAddr("100:100::2"), dev: e.gateway, protocol: protocolBird, metric: 32})
+	p.routes = append(p.routes, e.announced()...)
 	for _, vip := range []netip.Prefix{vip4Prefix, vip6Prefix} {
 		p.rules = append(p.rules, rule{node: meridioLB, pref: 101, from: vip, table: 4097})
 		p.routes = append(p.routes,

@@ -81,6 +81,23 @@ func (e meridioExternal) defaults() []route {
 	}
 }
 
+// announced are the gateway's routes to the virtual addresses: what its BGP speaker
+// learns from the load balancer.
+func (e meridioExternal) announced() []route {
+	return []route{
+		{node: meridioGW, dst: vip4Prefix, via: netip.MustParseAddr("169.254.100.2"), dev: e.gateway, protocol: protocolBird, metric: 32},
+		{node: meridioGW, dst: vip6Prefix, via: netip.MustParseAddr("100:100::2"), dev: e.gateway, protocol: protocolBird, metric: 32},
+	}
+}
+
+// upstream are default routes of the gateway, to a router that the lab does not have.
+func (e meridioExternal) upstream() []route {
+	return []route{
+		{node: meridioGW, via: netip.MustParseAddr("169.254.100.1"), dev: e.gateway},
+		{node: meridioGW, via: netip.MustParseAddr("100:100::1"), dev: e.gateway},
+	}
+}
+
 // balancerAddresses are those of the load balancer's external device.
 func (e meridioExternal) balancerAddresses() []address {
 	dev := port{meridioLB, e.balancer}

@@ -101,7 +101,36 @@ func meridioBalancerFaults(l *lab, e meridioExternal) []Fault {
 			break_: func(_ context.Context, w *World) error { return w.removeExternalAddresses(e) },
 			fix:    func(_ context.Context, w *World) error { return w.addExternalAddresses(e) },
 		},
+		{
+			Name:     "vip-unannounced",
+			Question: "M9",
+			Brief:    "the gateway has not learned the routes to the virtual addresses and uses its default",
+			Traffic:  []string{"-c", "4", "--timeout", "5s"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: l.namespace(meridioGW), Dev: e.gateway, Wait: neighbourWait,
+				Drops:  orPurged(unanswered()),
+				Advice: "nothing comes to the load balancer, for the gateway has no route to the virtual address: look at the BGP session between them, which must provide it",
+			},
+			break_: func(_ context.Context, w *World) error { return w.withdraw(e) },
+			fix:    func(_ context.Context, w *World) error { return w.announce(e) },
+		},
 	}
+}
+
+// withdraw takes the routes to the virtual addresses from the gateway, and gives it
+// default ones to a router that is not there.
+func (w *World) withdraw(e meridioExternal) error {
+	if err := eachOf(e.announced(), w.removeRoute); err != nil {
+		return err
+	}
+	return eachOf(e.upstream(), w.addRoute)
+}
+
+func (w *World) announce(e meridioExternal) error {
+	if err := eachOf(e.upstream(), w.removeRoute); err != nil {
+		return err
+	}
+	return eachOf(e.announced(), w.addRoute)
 }
 
 // vipElements are a set's elements for the virtual address; an interval set holds

@@ -33,6 +33,7 @@ var tracedFaults = [][]string{
 	{"proxy-link-down"},
 	{"no-ptb"},
 	{"no-address"},
+	{"vip-unannounced"},
 	{"old-flow"},
 }
 
