@@ -167,7 +167,7 @@ func TestFaultTables(t *testing.T) {
 				t.Errorf("%s: fault %s is there twice", l.name, f.Name)
 			}
 			seen[f.Name] = true
-			if f.break_ == nil || f.fix == nil || f.Question == "" || f.Brief == "" || f.Expect.Advice == "" || len(f.Traffic) == 0 || len(f.Expect.Drops) == 0 {
+			if f.break_ == nil || f.fix == nil || f.Question == "" || f.Brief == "" || f.Expect.Advice == "" || len(f.Traffic) == 0 || (len(f.Expect.Drops) == 0) == (len(f.Expect.Silent) == 0) {
 				t.Errorf("%s: fault %s is not complete", l.name, f.Name)
 			}
 			if !slices.ContainsFunc(l.plan.nodes, func(n string) bool { return l.namespace(n) == f.Expect.Netns }) {
