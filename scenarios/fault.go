@@ -39,9 +39,9 @@ type Expect struct {
 	Outcome string `json:"outcome"` // of a journey: "dropped", or of a silent loss "delivered" or "open"
 	// Packet says which way the lost packet goes: "request" or "reply".
 	Packet string `json:"packet"`
-	Netns  string `json:"netns"` // full name of the namespace of the drop
-	Dev    string `json:"dev"`   // device the lost packet belongs to there
-	Drops  []Site `json:"drops"` // where, on the kernels that were measured
+	Netns  string `json:"netns"`           // full name of the namespace of the drop
+	Dev    string `json:"dev"`             // device the lost packet belongs to there
+	Drops  []Site `json:"drops,omitempty"` // where, on the kernels that were measured
 	// Silent are the IP versions of whose packets no kernel frees any: what an
 	// observer finds is read from the state of Netns.
 	Silent []int `json:"silent,omitempty"`
