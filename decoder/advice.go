@@ -15,8 +15,15 @@ type adviceRow struct {
 	advice    string
 }
 
-// explainDrop fills in because, advice and question.
-func explainDrop(f *dropFacts, d *Drop) { explain(adviceTable, f, d) }
+// explainDrop fills in because, advice and question. What asks for state that few
+// worlds have comes before what holds everywhere.
+func explainDrop(f *dropFacts, d *Drop) {
+	for _, table := range [][]adviceRow{directorAdvice, nodeAdvice, adviceTable} {
+		if explain(table, f, d) {
+			return
+		}
+	}
+}
 
 // explain does so from a table, of which the first row wins; false: none applies.
 func explain(table []adviceRow, f *dropFacts, d *Drop) bool {
@@ -498,11 +505,11 @@ func somebodyListens(f *dropFacts) bool {
 }
 
 func droppedByRule(f *dropFacts) bool {
-	d := f.br.filter
+	d := f.droppedBy()
 	return d != nil && !d.legacy && !d.Policy
 }
 
-func droppedByPolicy(f *dropFacts) bool   { return f.br.filter != nil && f.br.filter.Policy }
+func droppedByPolicy(f *dropFacts) bool   { return f.filter().Policy }
 func droppedByIPTables(f *dropFacts) bool { return f.br.filter != nil && f.br.filter.legacy }
 
 func lbNoFlow(f *dropFacts) bool   { return f.lb != nil && !f.lb.Accept && f.lb.Flow == "" }

@@ -26,6 +26,12 @@ type Context struct {
 	End       *End       `json:"end,omitempty"`
 
 	NetfilterRule *NetfilterRule `json:"netfilter_rule,omitempty"`
+
+	// What changes without a word from the kernel is read when a packet is lost
+	// that it may explain.
+	Sysctls *Sysctls `json:"sysctls,omitempty"`
+	Chains  *Chains  `json:"chains,omitempty"`
+	IPVS    *IPVS    `json:"ipvs,omitempty"`
 }
 
 // Session is the first thing in every stream: who recorded, when, and the
@@ -75,7 +81,15 @@ type Device struct {
 	NoCarrier bool           `json:"no_carrier,omitempty"`
 	Master    uint32         `json:"master,omitempty"` // ifindex of the bridge it is a port of
 	Addrs     []netip.Prefix `json:"addrs,omitempty"`  // addresses with their prefix length
+	Port      *BridgePort    `json:"port,omitempty"`   // what it may do as a port of that bridge
 	Removed   bool           `json:"removed,omitempty"`
+}
+
+// BridgePort is the mode of a port of a bridge (bridge(8), "bridge -d link").
+type BridgePort struct {
+	Hairpin  bool `json:"hairpin,omitempty"`  // frames may leave by the port they came from
+	Learning bool `json:"learning,omitempty"` // the bridge learns the addresses behind it
+	Flood    bool `json:"flood,omitempty"`    // frames for unknown addresses go there
 }
 
 // Routing is one namespace's policy routing: every rule and the routes of
@@ -161,6 +175,55 @@ type Queue struct {
 	Waiting     uint32 `json:"waiting,omitempty"`
 	Dropped     uint32 `json:"dropped,omitempty"`
 	UserDropped uint32 `json:"user_dropped,omitempty"`
+}
+
+// Sysctls are values under /proc/sys of a namespace, by name as in
+// "net.netfilter.nf_conntrack_count".
+type Sysctls struct {
+	Netns  uint32            `json:"netns"`
+	Values map[string]string `json:"values"`
+}
+
+// Chains is where the nftables of a namespace can drop packets: base chains
+// whose policy is drop, and chains with rules that drop.
+type Chains struct {
+	Netns  uint32  `json:"netns"`
+	Chains []Chain `json:"chains"`
+	More   bool    `json:"more,omitempty"` // there are more than are told
+}
+
+// Chain is one of them.
+type Chain struct {
+	Family string          `json:"family"` // inet, ip, ip6
+	Table  string          `json:"table"`
+	Name   string          `json:"chain"`
+	Hook   string          `json:"hook,omitempty"` // input, forward, ...; empty: no base chain, others jump there
+	Policy string          `json:"policy,omitempty"`
+	Drops  []NetfilterRule `json:"drops,omitempty"` // its rules that drop
+}
+
+// IPVS is the table of an IPVS director (/proc/net/ip_vs).
+type IPVS struct {
+	Netns    uint32        `json:"netns"`
+	Services []IPVSService `json:"services,omitempty"`
+	More     bool          `json:"more,omitempty"` // there are more than are told
+}
+
+// IPVSService is a virtual service and where it sends packets. One of a firewall
+// mark has no address.
+type IPVSService struct {
+	Proto        string            `json:"proto"` // tcp, udp, sctp, fwm
+	Addr         netip.AddrPort    `json:"addr,omitzero"`
+	Mark         uint32            `json:"mark,omitempty"`
+	Scheduler    string            `json:"scheduler"`
+	Destinations []IPVSDestination `json:"destinations,omitempty"`
+}
+
+// IPVSDestination is a realserver of a service.
+type IPVSDestination struct {
+	Addr   netip.AddrPort `json:"addr"`
+	Method string         `json:"method"` // masq, local, tunnel, direct, bypass
+	Weight int            `json:"weight"`
 }
 
 // Process is one that has a socket open.

@@ -37,6 +37,9 @@ type dropFacts struct {
 	answerRouting *Routing // that says so
 	answerSince   uint64   // boot clock ns; 0: not known
 	answerSet     bool
+
+	directed   bool    // directedBy is known
+	directedBy []*view // directors with the packet's service
 }
 
 func (b *builder) facts(br *branch, e *event, d *Drop) *dropFacts {
@@ -89,10 +92,10 @@ var routingFunctions = []string{
 
 // filter is the chain that dropped the packet; empty if none is known.
 func (f *dropFacts) filter() *NetfilterDetail {
-	if f.br.filter == nil {
-		return &NetfilterDetail{}
+	if d := f.droppedBy(); d != nil {
+		return d
 	}
-	return f.br.filter
+	return &NetfilterDetail{}
 }
 
 func (f *dropFacts) inQueue() bool { return f.functionIs(verdictFunctions) }

@@ -28,12 +28,15 @@ type world struct {
 	symbols map[uint64]string
 	reasons map[uint32]string
 	macs    map[string]*Device
+	bridges map[netip.Addr]*Device // by their addresses, some of which may be gone
 	rules   map[netfilterRuleID]*NetfilterRule
 	losses  []Loss // those that journeys still to be told may have had
 	budget  budgeting
 
 	texts   map[string]string // explanations: those of a flood are the same text
 	scratch []byte
+
+	directors []uint32 // namespaces that have told of IPVS
 
 	owners    owners
 	listeners map[listenerKey]uint64 // inode of the socket
@@ -55,6 +58,9 @@ type view struct {
 	routing  *Routing
 	balancer *Balancer
 	queues   *Queues
+	sysctls  *Sysctls
+	chains   *Chains
+	ipvs     *IPVS
 
 	// What held before the last change of each.
 	oldRouting  *Routing
@@ -99,6 +105,7 @@ func newWorld() *world {
 		symbols:   map[uint64]string{},
 		reasons:   map[uint32]string{},
 		macs:      map[string]*Device{},
+		bridges:   map[netip.Addr]*Device{},
 		rules:     map[netfilterRuleID]*NetfilterRule{},
 		listeners: map[listenerKey]uint64{},
 		texts:     map[string]string{},
@@ -131,6 +138,21 @@ func (w *world) apply(c *Context) {
 	case c.Queues != nil:
 		if v := w.change(c.Queues.Netns); v != nil {
 			v.queues = c.Queues
+		}
+	case c.Sysctls != nil:
+		if v := w.change(c.Sysctls.Netns); v != nil {
+			v.sysctls = c.Sysctls
+		}
+	case c.Chains != nil:
+		if v := w.change(c.Chains.Netns); v != nil {
+			v.chains = c.Chains
+		}
+	case c.IPVS != nil:
+		if v := w.change(c.IPVS.Netns); v != nil {
+			v.ipvs = c.IPVS
+			if !slices.Contains(w.directors, v.inode) {
+				w.directors = append(w.directors, v.inode)
+			}
 		}
 	case c.Process != nil:
 		w.owners.add(c.Process)
@@ -186,6 +208,30 @@ func (w *world) applyDevice(d *Device) {
 	if d.MAC != "" && len(w.macs) < maxSymbols {
 		w.macs[strings.ToLower(d.MAC)] = d
 	}
+	if d.Kind == "bridge" {
+		for _, p := range d.Addrs {
+			if len(w.bridges) < maxSymbols {
+				w.bridges[p.Addr()] = d
+			}
+		}
+	}
+}
+
+// bridgeWith is the bridge that has address a; nil: none is known.
+func (w *world) bridgeWith(a netip.Addr) (*view, *Device) {
+	d := w.bridges[a]
+	if d == nil {
+		return nil, nil
+	}
+	v := w.views[d.Netns]
+	if v == nil {
+		return nil, nil
+	}
+	now := v.devices[d.Index]
+	if now == nil || !slices.ContainsFunc(now.Addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
+		return nil, nil
+	}
+	return v, now
 }
 
 // change returns the namespace's view for changing: a copy if a record has the

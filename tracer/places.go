@@ -202,6 +202,9 @@ func (p *places) update(s *stream) error {
 		if err := s.lookForBalancer(t); err != nil {
 			return err
 		}
+		if err := s.lookForExplainer(t); err != nil {
+			return err
+		}
 	}
 	return nil
 }

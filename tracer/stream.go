@@ -17,8 +17,8 @@ type stream struct {
 	session decoder.Session
 	sink    decoder.Sink
 
-	places  map[uint32]*told // by namespace inode
-	symbols map[uint64]bool  // told, and whether it is a function of NFQUEUE
+	places  map[uint32]*told  // by namespace inode
+	symbols map[uint64]causes // told, and what explains a loss there
 	kernel  kernelNames
 	named   map[uint32]bool        // reasons told
 	rules   map[netfilterRule]bool // looked for, and told if they were found
@@ -41,7 +41,7 @@ type kernelNames struct {
 func newStream(opts Options, s decoder.Session, kernel kernelNames) *stream {
 	return &stream{
 		opts: opts, session: s, sink: opts.Sink, kernel: kernel,
-		places: map[uint32]*told{}, symbols: map[uint64]bool{}, named: map[uint32]bool{},
+		places: map[uint32]*told{}, symbols: map[uint64]causes{}, named: map[uint32]bool{},
 		rules:  map[netfilterRule]bool{},
 		owners: newOwners(),
 	}
@@ -101,18 +101,23 @@ func (s *stream) needs(r *bpf.Record, raw []byte) error {
 		*slot = key
 	}
 	if r.Location != 0 {
-		queue, told := s.symbols[r.Location]
+		cause, told := s.symbols[r.Location]
 		if !told {
 			name := s.kernel.function(r.Location)
-			queue = isQueueFunction(name)
-			s.symbols[r.Location] = queue
+			cause = causesAt(name)
+			s.symbols[r.Location] = cause
 			c := &decoder.Context{Symbol: &decoder.Symbol{Addr: r.Location, Name: name}}
 			if err := s.context(c); err != nil {
 				return err
 			}
 		}
-		if queue {
+		if cause&byQueue != 0 {
 			if err := s.refreshQueue(r); err != nil {
+				return err
+			}
+		}
+		if cause&(byChain|byTable) != 0 && bpf.Hook(r.Hook) == bpf.HookKfreeSkb {
+			if err := s.refreshLost(r.Netns, r.TimeNs, cause&byChain != 0); err != nil {
 				return err
 			}
 		}

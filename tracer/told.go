@@ -8,7 +8,6 @@ package tracer
 import (
 	"errors"
 	"reflect"
-	"strings"
 	"time"
 
 	"waymark/bpf"
@@ -29,6 +28,7 @@ type told struct {
 	looks    looks               // at them because of drops
 	asked    chan balancerAnswer // nil: no question to the balancer is open
 	silent   bool                // it did not answer the last one in time
+	lost     toldLost
 }
 
 // activate tells the sink everything about a namespace that a record came from.
@@ -244,17 +244,6 @@ func (s *stream) refreshOne(t *told) error {
 		return err
 	}
 	return s.tellBalancer(t)
-}
-
-// isQueueFunction tells the functions that drop for want of a listener or by a
-// verdict: net/netfilter/nf_queue.c, nfnetlink_queue.c.
-func isQueueFunction(name string) bool {
-	for _, prefix := range []string{"nf_queue", "__nf_queue", "nf_reinject", "nfqnl_", "__nfqnl_"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // looks bounds how often queues and balancer are looked at because one of them

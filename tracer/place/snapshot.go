@@ -84,6 +84,7 @@ func readDevices(h *netlink.Handle, ns Namespace) ([]decoder.Device, error) {
 			byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], p)
 		}
 	}
+	ports := readBridgePorts(links)
 	devices := make([]decoder.Device, 0, len(links))
 	for _, l := range links {
 		a := l.Attrs()
@@ -91,7 +92,7 @@ func readDevices(h *netlink.Handle, ns Namespace) ([]decoder.Device, error) {
 			Netns: ns.Inode, Index: uint32(a.Index), Name: a.Name, Kind: l.Type(),
 			MAC: a.HardwareAddr.String(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
 			NoCarrier: a.RawFlags&(unix.IFF_UP|unix.IFF_LOWER_UP) == unix.IFF_UP,
-			Master:    uint32(a.MasterIndex), Addrs: byIndex[a.Index],
+			Master:    uint32(a.MasterIndex), Addrs: byIndex[a.Index], Port: ports[a.Index],
 		})
 	}
 	return devices, nil
@@ -200,14 +201,7 @@ func readSysctls(devices []decoder.Device) map[string]string {
 			keys = append(keys, "net.ipv4.conf."+d.Name+".rp_filter")
 		}
 	}
-	out := map[string]string{}
-	for _, k := range keys {
-		// /proc/sys/net is the reading thread's namespace.
-		if v, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(k, ".", "/")); err == nil {
-			out[k] = strings.TrimSpace(string(v))
-		}
-	}
-	return out
+	return readValues(keys)
 }
 
 // ReadQueues reads which NFQUEUE numbers have a listener in a namespace.

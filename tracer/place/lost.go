@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package place
+
+import (
+	"os"
+	"strings"
+
+	"waymark/decoder"
+)
+
+// Lost is what changes in a namespace without a notification, and explains why
+// it lost a packet.
+type Lost struct {
+	Sysctls decoder.Sysctls
+	Chains  decoder.Chains
+	IPVS    *decoder.IPVS // nil: the kernel has none
+}
+
+// ReadLost reads it. chains: those of nftables as well.
+func ReadLost(ns Namespace, devices []decoder.Device, chains bool) (l Lost, err error) {
+	err = ns.Do(func() error {
+		l.Sysctls = decoder.Sysctls{Netns: ns.Inode, Values: readValues(lostSysctls(devices))}
+		if chains {
+			l.Chains = *readChains(ns)
+		}
+		l.IPVS = readIPVS(ns)
+		return nil
+	})
+	return l, err
+}
+
+// ReadIPVS reads a director's table alone; nil: the kernel has no IPVS.
+func ReadIPVS(ns Namespace) (t *decoder.IPVS, err error) {
+	err = ns.Do(func() error {
+		t = readIPVS(ns)
+		return nil
+	})
+	return t, err
+}
+
+// lostSysctls are the names of what ReadLost looks at.
+func lostSysctls(devices []decoder.Device) []string {
+	keys := []string{
+		"net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
+		"net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables",
+		"net.ipv4.vs.sloppy_tcp", "net.ipv4.conf.all.arp_ignore",
+	}
+	for _, d := range devices {
+		if !strings.ContainsAny(d.Name, "./") && len(d.Addrs) > 0 && d.Name != "lo" {
+			keys = append(keys, "net.ipv4.conf."+d.Name+".arp_ignore")
+		}
+	}
+	return keys
+}
+
+// readValues reads /proc/sys/net of the calling thread's namespace; what is not
+// there is left out.
+func readValues(keys []string) map[string]string {
+	out := map[string]string{}
+	for _, k := range keys {
+		if v, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(k, ".", "/")); err == nil {
+			out[k] = strings.TrimSpace(string(v))
+		}
+	}
+	return out
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tracer
+
+// What the sink is told of a namespace when it lost a packet: state that changes
+// without a notification, and is too much to be read all the time.
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"waymark/decoder"
+	"waymark/tracer/place"
+)
+
+// causes are what may explain a loss, by the function that freed the packet.
+type causes uint8
+
+const (
+	byQueue causes = 1 << iota // an NFQUEUE, and the balancer behind it
+	byChain                    // chains, conntrack, IPVS
+	byTable                    // addresses and services: IPVS, ARP, br_netfilter
+)
+
+// causesAt looks a function up: net/netfilter/nf_queue.c and nfnetlink_queue.c
+// drop for want of a listener or by a verdict, core.c and nf_tables_core.c by the
+// hooks' verdict; the rest found nobody who wants the packet.
+func causesAt(function string) causes {
+	for _, row := range []struct {
+		cause    causes
+		prefixes []string
+	}{
+		{byQueue, []string{"nf_queue", "__nf_queue", "nf_reinject", "nfqnl_", "__nfqnl_"}},
+		{byChain, []string{"nf_hook_slow", "nft_do_chain"}},
+		{byTable, []string{"tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_", "ip_forward", "ip6_forward", "ip_rcv_finish"}},
+	} {
+		for _, p := range row.prefixes {
+			if strings.HasPrefix(function, p) {
+				return row.cause
+			}
+		}
+	}
+	return 0
+}
+
+// toldLost is what the sink knows of it.
+type toldLost struct {
+	sysctls map[string]string
+	chains  []decoder.Chain
+	ipvs    *decoder.IPVS
+	next    [2]uint64 // boot time of the next look, without chains and with them
+}
+
+// Of what is read for a loss: how old it may be, and that reading takes at most
+// one part in so many of the time, however long the tables are.
+const (
+	lostStateAge  = stateLookEvery
+	lostStatePart = 20
+)
+
+// refreshLost looks again at the state of a namespace that lost a packet at time
+// now, before that is told, and at those that explain what others lose.
+func (s *stream) refreshLost(inode uint32, now uint64, chains bool) error {
+	t := s.places[inode]
+	if t == nil || t.ns.Path == "" {
+		return nil
+	}
+	kind := 0
+	if chains {
+		kind = 1
+	}
+	if now < t.lost.next[kind] {
+		return nil
+	}
+	start := time.Now()
+	l, err := place.ReadLost(t.ns, t.deviceList(), chains)
+	if err != nil {
+		return nil // gone; the next scan takes it out
+	}
+	if err := s.tellLost(t, &l, chains); err != nil {
+		return err
+	}
+	for _, other := range s.places {
+		if other == t || !other.active || !other.explains() {
+			continue
+		}
+		if l, err := place.ReadLost(other.ns, other.deviceList(), false); err == nil {
+			if err := s.tellLost(other, &l, false); err != nil {
+				return err
+			}
+		}
+	}
+	t.lost.next[kind] = bootTime() + max(uint64(lostStateAge), uint64(lostStatePart*time.Since(start)))
+	return nil
+}
+
+func (s *stream) tellLost(t *told, l *place.Lost, chains bool) error {
+	if !reflect.DeepEqual(t.lost.sysctls, l.Sysctls.Values) {
+		t.lost.sysctls = l.Sysctls.Values
+		if err := s.context(&decoder.Context{Sysctls: &l.Sysctls}); err != nil {
+			return err
+		}
+	}
+	if chains && !reflect.DeepEqual(t.lost.chains, l.Chains.Chains) {
+		t.lost.chains = l.Chains.Chains
+		if err := s.context(&decoder.Context{Chains: &l.Chains}); err != nil {
+			return err
+		}
+	}
+	return s.tellIPVS(t, l.IPVS)
+}
+
+// tellIPVS tells of a table. That of a namespace that never had a service is not
+// told: where the kernel has IPVS, every namespace has an empty one.
+func (s *stream) tellIPVS(t *told, table *decoder.IPVS) error {
+	if table == nil || t.lost.ipvs == nil && len(table.Services) == 0 || reflect.DeepEqual(t.lost.ipvs, table) {
+		return nil
+	}
+	t.lost.ipvs = table
+	return s.context(&decoder.Context{IPVS: table})
+}
+
+// lookForExplainer tells of a namespace with IPVS services or with a bridge that
+// is a gateway, though no record came from there: what is lost elsewhere is
+// explained with what a director sends there, and with the bridge's settings.
+func (s *stream) lookForExplainer(t *told) error {
+	if t.active && t.lost.ipvs != nil {
+		return nil
+	}
+	table, err := place.ReadIPVS(t.ns)
+	director := err == nil && table != nil && len(table.Services) > 0
+	if !director && !t.isGateway() {
+		return nil
+	}
+	if !t.active {
+		if err := s.activate(t.ns.Inode); err != nil {
+			return err
+		}
+	}
+	return s.tellIPVS(t, table)
+}
+
+// explains tells whether what is lost elsewhere may be explained with its state.
+func (t *told) explains() bool { return t.lost.ipvs != nil || t.isGateway() }
+
+// isGateway tells a namespace with a bridge that others may have as a gateway.
+func (t *told) isGateway() bool {
+	return slices.ContainsFunc(t.deviceList(), func(d decoder.Device) bool { return d.Kind == "bridge" && len(d.Addrs) > 0 })
+}
+
+func (t *told) deviceList() []decoder.Device {
+	if t.state == nil {
+		return nil
+	}
+	return t.state.Devices
+}
