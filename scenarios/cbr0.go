@@ -30,6 +30,7 @@ const (
 	cbr0Ext  = "ext"
 
 	cbr0PodPort     = 8080 // of the servers
+	cbr0HealthPort  = 4240 // of the node's agent and the health endpoint, as with Cilium
 	cbr0ServicePort = 80
 )
 
@@ -48,6 +49,10 @@ var (
 	// The internet is the documentation's (RFC 5737, RFC 3849).
 	cbr0Internet4 = netip.MustParseAddr("203.0.113.9")
 	cbr0Internet6 = netip.MustParseAddr("2001:db8:113::9")
+
+	// A pod of another node, which ext is as well.
+	cbr0Remote4 = netip.MustParseAddr("10.4.1.5")
+	cbr0Remote6 = netip.MustParseAddr("fd00:10:4:1::5")
 
 	// One service with all pods behind it, and one that is p1 alone.
 	cbr0Service4 = netip.MustParseAddr("10.8.0.10")
@@ -84,24 +89,31 @@ var cbr0 = &lab{
 // The table of faults names functions that name the lab.
 func init() { cbr0.faults = cbr0Faults() }
 
-// cbr0Services are the ways through the lab. All but the last start in p1.
+// cbr0Services are the ways through the lab. The last three start in ext, the
+// others in p1.
 func cbr0Services() []service {
-	p1, p2 := cbr0Pods[0], cbr0Pods[1]
+	p1, p2, p3 := cbr0Pods[0], cbr0Pods[1], cbr0Pods[2]
 	way := func(name, brief string, to4, to6 netip.Addr, port uint16) service {
 		return service{
 			name: name, brief: brief, client: p1.node, from4: p1.addr4.Addr(), from6: p1.addr6.Addr(),
 			virtual4: to4, virtual6: to6, port: port,
 		}
 	}
-	in := way("inbound", "ext to p2, routed", p2.addr4.Addr(), p2.addr6.Addr(), cbr0PodPort)
-	in.client, in.from4, in.from6 = cbr0Ext, cbr0ExtAddr4.Addr(), cbr0ExtAddr6.Addr()
+	in := func(name, brief string, to4, to6 netip.Prefix, port uint16) service {
+		s := way(name, brief, to4.Addr(), to6.Addr(), port)
+		s.client, s.from4, s.from6 = cbr0Ext, cbr0ExtAddr4.Addr(), cbr0ExtAddr6.Addr()
+		return s
+	}
 	return []service{
 		way("pod", "p1 to p2, bridged", p2.addr4.Addr(), p2.addr6.Addr(), cbr0PodPort),
 		way("service", "p1 to the service of all pods in turn", cbr0Service4, cbr0Service6, cbr0ServicePort),
 		way("hairpin", "p1 to a service that is p1 itself", cbr0Own4, cbr0Own6, cbr0ServicePort),
 		way("vpc", "p1 to ext with the pod's address", cbr0ExtAddr4.Addr(), cbr0ExtAddr6.Addr(), cbr0PodPort),
 		way("internet", "p1 to ext with the node's address (masquerade)", cbr0Internet4, cbr0Internet6, cbr0PodPort),
-		in,
+		way("remote", "p1 to a pod of another node, by way of ext", cbr0Remote4, cbr0Remote6, cbr0PodPort),
+		in("inbound", "ext to p2, routed", p2.addr4, p2.addr6, cbr0PodPort),
+		in("agent", "ext to the node's health agent", cbr0NodeAddr4, cbr0NodeAddr6, cbr0HealthPort),
+		in("endpoint", "ext to the node's health endpoint, p3", p3.addr4, p3.addr6, cbr0HealthPort),
 	}
 }
 
@@ -121,6 +133,8 @@ func cbr0Plan() plan {
 			{ext, cbr0ExtAddr6},
 			{extLo, netip.PrefixFrom(cbr0Internet4, 32)},
 			{extLo, netip.PrefixFrom(cbr0Internet6, 128)},
+			{extLo, host(cbr0Remote4)},
+			{extLo, host(cbr0Remote6)},
 		},
 		routes: []route{
 			{node: cbr0Node, via: cbr0ExtAddr4.Addr(), dev: nodeEth.dev},
@@ -168,21 +182,9 @@ func startCBR0(ctx context.Context, w *World) error {
 	if err := w.cbr0Ruleset(); err != nil {
 		return err
 	}
-	type server struct {
-		name, node string
-		addrs      []netip.Addr
-	}
-	servers := []server{{cbr0Ext, cbr0Ext, []netip.Addr{cbr0ExtAddr4.Addr(), cbr0ExtAddr6.Addr(), cbr0Internet4, cbr0Internet6}}}
-	for _, pod := range cbr0Pods {
-		servers = append(servers, server{pod.name, pod.node, []netip.Addr{pod.addr4.Addr(), pod.addr6.Addr()}})
-	}
 	var ready []func(context.Context) error
-	for _, s := range servers {
-		var listen []netip.AddrPort
-		for _, a := range s.addrs {
-			listen = append(listen, netip.AddrPortFrom(a, cbr0PodPort))
-		}
-		await, err := w.startTarget(s.name, s.node, listen...)
+	for _, s := range cbr0Servers() {
+		await, err := w.startTarget(s.name, s.node, s.listen...)
 		if err != nil {
 			return err
 		}
@@ -194,6 +196,33 @@ func startCBR0(ctx context.Context, w *World) error {
 		}
 	}
 	return nil
+}
+
+// cbr0Server is a server of the lab and where it listens.
+type cbr0Server struct {
+	name, node string
+	listen     []netip.AddrPort
+}
+
+func cbr0Servers() []cbr0Server {
+	at := func(port uint16, addrs ...netip.Addr) (all []netip.AddrPort) {
+		for _, a := range addrs {
+			all = append(all, netip.AddrPortFrom(a, port))
+		}
+		return all
+	}
+	servers := []cbr0Server{
+		{cbr0Ext, cbr0Ext, at(cbr0PodPort, cbr0ExtAddr4.Addr(), cbr0ExtAddr6.Addr(), cbr0Internet4, cbr0Internet6, cbr0Remote4, cbr0Remote6)},
+		{"agent", cbr0Node, at(cbr0HealthPort, cbr0NodeAddr4.Addr(), cbr0NodeAddr6.Addr())},
+	}
+	for i, pod := range cbr0Pods {
+		s := cbr0Server{pod.name, pod.node, at(cbr0PodPort, pod.addr4.Addr(), pod.addr6.Addr())}
+		if i == 2 {
+			s.listen = append(s.listen, at(cbr0HealthPort, pod.addr4.Addr(), pod.addr6.Addr())...)
+		}
+		servers = append(servers, s)
+	}
+	return servers
 }
 
 // cbr0BridgeNetfilter sets what the options ask for. Without br_netfilter in the

@@ -24,7 +24,7 @@ const (
 // other repair works on one that is down.
 func cbr0Faults() []Fault {
 	node, p1, p2 := cbr0.namespace(cbr0Node), cbr0Pods[0], cbr0Pods[1]
-	return []Fault{
+	return slices.Concat([]Fault{
 		{
 			Name:     "cbr0-down",
 			Question: "G4",
@@ -38,7 +38,9 @@ func cbr0Faults() []Fault {
 					measuredOn([]string{"6.1", "6.12"}, 6, "NOT_SPECIFIED", "br_handle_frame"),
 					measuredOn([]string{"6.18"}, 4, "BRIDGE_INGRESS_STP_STATE", "br_handle_frame"),
 					measuredOn([]string{"6.18"}, 6, "BRIDGE_INGRESS_STP_STATE", "br_handle_frame")),
-				Advice: "the bridge is down, so its ports take nothing: set cbr0 up on the node",
+				Advice:  "the bridge is down, so its ports take nothing: set cbr0 up on the node",
+				Because: "the bridge that wm-cbr0-node/veth0001 is a port of, is down",
+				Fix:     "ip link set cbr0 up",
 			},
 			break_: func(ctx context.Context, w *World) error { return w.cbr0Down(ctx) },
 			fix:    func(ctx context.Context, w *World) error { return w.cbr0Up(ctx) },
@@ -53,7 +55,9 @@ func cbr0Faults() []Fault {
 				// br_forward, which refuses, returns by way of the free.
 				Drops: slices.Concat(measured(4, "NOT_SPECIFIED", "br_handle_frame_finish"),
 					measured(6, "NOT_SPECIFIED", "br_handle_frame_finish")),
-				Advice: "the bridge sends nothing back through the port it came from: set hairpin mode on the pod's port",
+				Advice:  "the bridge sends nothing back through the port it came from: set hairpin mode on the pod's port",
+				Because: "hairpin mode is off at wm-cbr0-node/veth0001",
+				Fix:     "bridge link set dev veth0001 hairpin on",
 			},
 			break_: func(_ context.Context, w *World) error { return w.setHairpin(port{cbr0Node, p1.port}, false) },
 			fix:    func(_ context.Context, w *World) error { return w.setHairpin(port{cbr0Node, p1.port}, true) },
@@ -68,7 +72,9 @@ func cbr0Faults() []Fault {
 				Outcome: "dropped", Packet: "reply", Netns: cbr0.namespace(p1.node), Dev: "eth0",
 				Drops: slices.Concat(measured(4, "NO_SOCKET", "tcp_v4_rcv"),
 					measured(6, "NO_SOCKET", "tcp_v6_rcv")),
-				Advice: "the reply comes from the pod and not from the service, because the bridge hides it from conntrack: set net.bridge.bridge-nf-call-iptables and -ip6tables to 1 on the node",
+				Advice:  "the reply comes from the pod and not from the service, because the bridge hides it from conntrack: set net.bridge.bridge-nf-call-iptables and -ip6tables to 1 on the node",
+				Because: "have not translated the answer back",
+				Fix:     "to 1 in wm-cbr0-node",
 			},
 			break_: func(_ context.Context, w *World) error { return w.setBridgeNetfilter(cbr0Node, "0") },
 			fix:    func(_ context.Context, w *World) error { return w.setBridgeNetfilter(cbr0Node, "1") },
@@ -83,7 +89,9 @@ func cbr0Faults() []Fault {
 				Outcome: "dropped", Packet: "request", Netns: node, Dev: cbr0Bridge.dev,
 				Drops: slices.Concat(measured(4, "NETFILTER_DROP", "nft_do_chain"),
 					measured(6, "NETFILTER_DROP", "nft_do_chain")),
-				Advice: "the policy of the node's forward chain drops what pods send: accept it there, or set the policy to accept",
+				Advice:  "the policy of the node's forward chain drops what pods send: accept it there, or set the policy to accept",
+				Because: "the chain's policy is drop",
+				Fix:     "nft list chain inet kube forward",
 			},
 			break_: func(_ context.Context, w *World) error { return w.setForwardPolicy(nftables.ChainPolicyDrop) },
 			fix:    func(_ context.Context, w *World) error { return w.setForwardPolicy(nftables.ChainPolicyAccept) },
@@ -97,13 +105,15 @@ func cbr0Faults() []Fault {
 				Outcome: "dropped", Packet: "request", Netns: node, Dev: p2.port,
 				// With br_netfilter, and without it. For IPv6 br_netfilter tells the
 				// sender, who then sends less: nothing is broken.
-				Drops:  measured(4, "NOT_SPECIFIED", "br_nf_dev_queue_xmit", "br_dev_queue_push_xmit"),
-				Advice: "the packet is larger than the MTU of the bridge's port, and the bridge tells nobody: give the pods' devices, their ports and cbr0 the same MTU",
+				Drops:   measured(4, "NOT_SPECIFIED", "br_nf_dev_queue_xmit", "br_dev_queue_push_xmit"),
+				Advice:  "the packet is larger than the MTU of the bridge's port, and the bridge tells nobody: give the pods' devices, their ports and cbr0 the same MTU",
+				Because: "bigger than wm-cbr0-node/veth0002 takes (MTU 1400)",
+				Fix:     "the same MTU",
 			},
 			break_: func(_ context.Context, w *World) error { return w.setMTU(port{cbr0Node, p2.port}, cbr0SmallMTU) },
 			fix:    func(_ context.Context, w *World) error { return w.setMTU(port{cbr0Node, p2.port}, cbr0MTU) },
 		},
-	}
+	}, cbr0PodFaults(), cbr0HealthFaults(), cbr0NodeFaults())
 }
 
 // needsBridgeNetfilter refuses faults that are none without br_netfilter: packets

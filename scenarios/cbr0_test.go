@@ -26,7 +26,10 @@ var cbr0Answers = map[string]struct {
 	"hairpin":  {[]string{"pod-1"}, cbr0BridgeAddr4.Addr(), cbr0BridgeAddr6.Addr()},
 	"vpc":      {servers: []string{"ext"}},
 	"internet": {[]string{"ext"}, cbr0NodeAddr4.Addr(), cbr0NodeAddr6.Addr()},
+	"remote":   {servers: []string{"ext"}},
 	"inbound":  {servers: []string{"pod-2"}},
+	"agent":    {servers: []string{"agent"}},
+	"endpoint": {servers: []string{"pod-3"}},
 }
 
 func TestCBR0AnswersAsConfigured(t *testing.T) {
@@ -114,6 +117,18 @@ var cbr0Breaks = map[string]struct{ breaks, spares []Traffic }{
 	"no-bridge-nf": {[]Traffic{{To: "service"}, {To: "service", UDP: true}, {To: "service", IPv6: true}}, []Traffic{{}, {To: "hairpin"}, {To: "internet"}}},
 	"forward-drop": {[]Traffic{{To: "internet"}, {To: "internet", UDP: true}, {To: "vpc", IPv6: true}, {To: "inbound"}, {}}, nil},
 	"small-mtu":    {[]Traffic{{Size: 1420}, {Size: 1420, UDP: true}}, []Traffic{{}, {UDP: true}, {To: "internet", Size: 1420}}},
+
+	"pod-not-listening": {[]Traffic{{}, {UDP: true}, {To: "service"}, {To: "inbound", IPv6: true}}, []Traffic{{To: "hairpin"}, {To: "endpoint"}}},
+	"pod-gone":          {[]Traffic{{}, {To: "service"}, {To: "inbound", IPv6: true}}, []Traffic{{To: "hairpin"}, {To: "endpoint"}}},
+	"fdb-unlearned":     {[]Traffic{{}, {IPv6: true}, {UDP: true}}, []Traffic{{To: "internet"}, {To: "endpoint"}}},
+
+	"icmp-filtered":          {[]Traffic{{To: "agent", Ping: true}, {To: "agent", Ping: true, IPv6: true}}, []Traffic{{To: "agent"}, {To: "endpoint", Ping: true}}},
+	"agent-filtered":         {[]Traffic{{To: "agent"}, {To: "agent", IPv6: true}}, []Traffic{{To: "agent", Ping: true}, {To: "endpoint"}}},
+	"endpoint-icmp-filtered": {[]Traffic{{To: "endpoint", Ping: true}, {To: "endpoint", Ping: true, IPv6: true}}, []Traffic{{To: "endpoint"}, {To: "agent", Ping: true}}},
+	"endpoint-filtered":      {[]Traffic{{To: "endpoint"}, {To: "endpoint", IPv6: true}}, []Traffic{{To: "endpoint", Ping: true}, {To: "agent"}, {To: "inbound"}}},
+
+	"conntrack-full": {[]Traffic{{To: "inbound"}, {To: "agent", IPv6: true}, {To: "service", UDP: true}}, nil},
+	"routing-loop":   {[]Traffic{{To: "remote"}, {To: "remote", IPv6: true}, {To: "remote", UDP: true}}, []Traffic{{}, {To: "internet"}}},
 }
 
 func TestCBR0FaultsBreakAndClear(t *testing.T) {

@@ -48,6 +48,10 @@ type Expect struct {
 	// Wait is how long the kernel keeps the packet before it gives it up, if long.
 	Wait   time.Duration `json:"wait_ns,omitempty"`
 	Advice string        `json:"advice"`
+	// Because and Fix are words of what waymark says of it: why the packet was
+	// lost, and what mends it.
+	Because string `json:"because,omitempty"`
+	Fix     string `json:"fix,omitempty"`
 }
 
 // Site is where a family of kernels frees the lost packet and why it says so,

@@ -23,6 +23,9 @@ package scenarios
 //     (IPIP), which goes on as above.
 //   - masq: the director rewrites the packet to a server of the realserver's
 //     own, so the answer has to come back to it. Ravel never does this.
+//   - arp: as direct, but the director has no BGP. The router has its hardware
+//     address for the virtual one, which it announces itself by ARP; nobody else,
+//     who has the virtual address, may answer for it. Only rs2 has a pod of it.
 //
 // IPv6 has direct and masq. For direct the realserver's own server listens on
 // the virtual address, where Ravel has haproxy.
@@ -48,6 +51,7 @@ const (
 	ipvsDirectPort = 8012
 	ipvsTunnelPort = 8013
 	ipvsMasqPort   = 8014
+	ipvsARPPort    = 8015
 	ipvsServerPort = 8080
 )
 
@@ -58,6 +62,9 @@ var (
 	// to the director that rewrote the request.
 	ipvsMasqVIP4 = netip.MustParseAddr("10.54.213.149")
 	ipvsMasqVIP6 = netip.MustParseAddr("2001:db8:54::149")
+
+	// The address of arp is of the rack's own network, where the router asks for it.
+	ipvsARPVIP4 = netip.MustParseAddr("10.131.153.150")
 
 	ipvsRouter4 = netip.MustParseAddr("10.131.153.1")
 	ipvsRouter6 = netip.MustParseAddr("fd00:131:153::1")
@@ -113,6 +120,7 @@ var ipvs = &lab{
 var ipvsServices = []service{
 	ipvsService("direct", "direct routing (DSR)", ipvsVIP4, ipvsVIP6, ipvsDirectPort),
 	ipvsService("tunnel", "IPIP tunnels to the realservers, IPv4 only", ipvsVIP4, netip.Addr{}, ipvsTunnelPort),
+	ipvsService("arp", "direct routing by one director that announces itself by ARP, IPv4 only", ipvsARPVIP4, netip.Addr{}, ipvsARPPort),
 	ipvsService("masq", "masquerading: answers go back through the director", ipvsMasqVIP4, ipvsMasqVIP6, ipvsMasqPort),
 }
 
@@ -170,6 +178,7 @@ func ipvsPlan() plan {
 		}
 		via4, via6 = append(via4, d.addr4), append(via6, d.addr6)
 	}
+	p.virtual(ipvsDirectors[0].node, ipvsARPVIP4)
 	// What the router's BGP speaker learns from the directors.
 	for vip, via := range map[netip.Addr][]netip.Addr{
 		ipvsVIP4: via4, ipvsVIP6: via6, ipvsMasqVIP4: via4[:1], ipvsMasqVIP6: via6[:1],
@@ -234,6 +243,7 @@ func (p *plan) realserver(r ipvsRealserver) {
 	p.sysctls = append(p.sysctls, ipvsQuietARP(r.node)...)
 	p.virtual(r.node, ipvsVIP4)
 	p.virtual(r.node, ipvsVIP6)
+	p.virtual(r.node, ipvsARPVIP4)
 	p.ipips = append(p.ipips, port{r.node, ipvsTunnelDev})
 
 	cali, eth := port{r.node, "cali0"}, port{r.pod, "eth0"}
@@ -265,6 +275,9 @@ func startIPVS(ctx context.Context, w *World) error {
 				return err
 			}
 		}
+	}
+	if err := w.announceByARP(); err != nil {
+		return err
 	}
 	var ready []func(context.Context) error
 	for i, r := range ipvsRealservers {

@@ -14,6 +14,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -70,6 +72,9 @@ func realserverNAT(c *nftables.Conn, r ipvsRealserver) {
 	for _, s := range ipvsTable() {
 		if s.method == ipvsMasq || s.at.Addr().Is6() {
 			continue // the realserver's own server takes it
+		}
+		if !slices.ContainsFunc(s.dests, func(d netip.AddrPort) bool { return d.Addr() == r.addr4 }) {
+			continue // it has no pod of that
 		}
 		hash := chainHash(s.String())
 		svc, sep := named("RAVEL-SVC-"+hash), named("RAVEL-SEP-"+hash)

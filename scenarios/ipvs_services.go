@@ -95,6 +95,7 @@ func ipvsTable() []virtualService {
 	add(ipvsVIP4, ipvsDirectPort, ipvsDirectRoute, dests4, ipvsDirectPort)
 	add(ipvsVIP6, ipvsDirectPort, ipvsDirectRoute, dests6, ipvsDirectPort)
 	add(ipvsVIP4, ipvsTunnelPort, ipvsTunnelled, dests4, ipvsTunnelPort)
+	add(ipvsARPVIP4, ipvsARPPort, ipvsDirectRoute, dests4[1:], ipvsARPPort)
 	add(ipvsMasqVIP4, ipvsMasqPort, ipvsMasq, dests4, ipvsServerPort)
 	add(ipvsMasqVIP6, ipvsMasqPort, ipvsMasq, dests6, ipvsServerPort)
 	return table

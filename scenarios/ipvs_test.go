@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -27,6 +28,8 @@ var ipvsKinds = map[string]Traffic{
 	"direct udp6": {To: "direct", UDP: true, IPv6: true},
 	"tunnel tcp4": {To: "tunnel"},
 	"tunnel udp4": {To: "tunnel", UDP: true},
+	"arp tcp4":    {To: "arp"},
+	"arp udp4":    {To: "arp", UDP: true},
 	"masq tcp4":   {To: "masq"},
 	"masq tcp6":   {To: "masq", IPv6: true},
 	"masq udp4":   {To: "masq", UDP: true},
@@ -44,6 +47,7 @@ func TestIPVSAnswersAsScheduled(t *testing.T) {
 		pod, own := fmt.Sprintf("pod-%d", i+1), fmt.Sprintf("rs-%d", i+1)
 		servers[netip.AddrPortFrom(r.addr4, ipvsDirectPort)] = pod
 		servers[netip.AddrPortFrom(r.addr4, ipvsTunnelPort)] = pod
+		servers[netip.AddrPortFrom(r.addr4, ipvsARPPort)] = pod
 		servers[netip.AddrPortFrom(r.addr4, ipvsServerPort)] = own
 		servers[netip.AddrPortFrom(r.addr6, ipvsDirectPort)] = own
 		servers[netip.AddrPortFrom(r.addr6, ipvsServerPort)] = own
@@ -92,7 +96,7 @@ func TestIPVSAnswersAsScheduled(t *testing.T) {
 				}
 			}
 			want := len(ipvsDirectors)
-			if traffic.To == "masq" {
+			if traffic.To == "masq" || traffic.To == "arp" {
 				want = 1 // the router knows one way to its address
 			}
 			if len(perDirector) != want {
@@ -101,7 +105,8 @@ func TestIPVSAnswersAsScheduled(t *testing.T) {
 			for director, targets := range perDirector {
 				// Weights are equal: round robin.
 				counts := slices.Sorted(maps.Values(targets))
-				if len(counts) == 1 && counts[0] > 1 || len(counts) == 2 && counts[1]-counts[0] > 1 {
+				alone := traffic.To == "arp" // one realserver has its pods
+				if len(counts) == 1 && counts[0] > 1 && !alone || len(counts) == 2 && counts[1]-counts[0] > 1 {
 					t.Errorf("%s did not take turns: %v", director, targets)
 				}
 			}
@@ -174,19 +179,35 @@ var ipvsBroken = map[string][]string{
 	"no-ravel-rules":   {"direct tcp4", "direct udp4", "tunnel tcp4", "tunnel udp4"},
 	"tunnel-rp-filter": {"tunnel tcp4", "tunnel udp4"},
 	"vip-missing":      {"direct tcp4", "direct tcp6", "direct udp4", "direct udp6", "tunnel tcp4", "tunnel udp4"},
+	"arp-answers":      {"arp tcp4", "arp udp4"},
+	"split-flows":      {"direct tcp4", "direct tcp6"},
+	"table-empty":      {"direct tcp4", "direct tcp6", "direct udp4", "direct udp6", "tunnel tcp4", "tunnel udp4"},
+	"conntrack-full":   {"direct tcp4", "direct udp4", "tunnel tcp4", "tunnel udp4"},
 }
 
 func TestIPVSFaultsBreakAndClear(t *testing.T) {
 	w := upLab(t, ipvs)
 	// Enough connections that each director and each realserver gets some.
-	send := func(kind string, timeLimit time.Duration) Summary {
-		traffic := ipvsKinds[kind]
-		traffic.Connections, traffic.Concurrency, traffic.Timeout = 24, 24, timeLimit
-		sum, err := w.Send(timeout(t), traffic, nil)
-		if err != nil {
-			t.Fatal(err)
+	// All kinds at once.
+	send := func(timeLimit time.Duration, kinds ...string) map[string]Summary {
+		sums := map[string]Summary{}
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for _, kind := range kinds {
+			traffic := ipvsKinds[kind]
+			traffic.Connections, traffic.Concurrency, traffic.Timeout = 24, 24, timeLimit
+			all.Go(func() {
+				sum, err := w.Send(timeout(t), traffic, nil)
+				if err != nil {
+					t.Errorf("%s: %v", kind, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				sums[kind] = sum
+			})
 		}
-		return sum
+		all.Wait()
+		return sums
 	}
 	for _, f := range ipvs.faults {
 		t.Run(f.Name, func(t *testing.T) {
@@ -196,12 +217,15 @@ func TestIPVSFaultsBreakAndClear(t *testing.T) {
 				}
 			}
 			broken := ipvsBroken[f.Name]
-			for kind := range ipvsKinds {
-				if slices.Contains(broken, kind) {
-					if sum := send(kind, 300*time.Millisecond); sum.Failed == 0 || sum.Answered == 0 {
-						t.Errorf("%s: the fault must break a part of it: %+v", kind, sum)
-					}
-				} else if sum := send(kind, defaultTimeout); sum.Failed > 0 {
+			whole := f.Name == "arp-answers" // the address has one way
+			for kind, sum := range send(500*time.Millisecond, broken...) {
+				if sum.Failed == 0 || sum.Answered == 0 && !whole {
+					t.Errorf("%s: the fault must break a part of it: %+v", kind, sum)
+				}
+			}
+			spared := slices.DeleteFunc(slices.Collect(maps.Keys(ipvsKinds)), func(kind string) bool { return slices.Contains(broken, kind) })
+			for kind, sum := range send(defaultTimeout, spared...) {
+				if sum.Failed > 0 {
 					t.Errorf("%s: the fault must not touch it: %+v", kind, sum)
 				}
 			}
@@ -210,8 +234,8 @@ func TestIPVSFaultsBreakAndClear(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, kind := range broken {
-				if sum := send(kind, defaultTimeout); sum.Failed > 0 {
+			for kind, sum := range send(defaultTimeout, broken...) {
+				if sum.Failed > 0 {
 					t.Errorf("%s: not repaired: %+v", kind, sum)
 				}
 			}

@@ -24,10 +24,19 @@ import (
 // and returns how long the answer took. The identifier of the request is id, so
 // that a caller can choose which target a balancer finds for it.
 func (w *World) Ping(ctx context.Context, dst netip.Addr, id uint16) (time.Duration, error) {
-	src, network, proto := w.lab.service.from4, "ip4:icmp", 1
+	src := w.lab.service.from4
+	if dst.Is6() {
+		src = w.lab.service.from6
+	}
+	return w.ping(ctx, w.lab.service.client, src, dst, id)
+}
+
+// ping is Ping from an address of the node client.
+func (w *World) ping(ctx context.Context, client string, src, dst netip.Addr, id uint16) (time.Duration, error) {
+	network, proto := "ip4:icmp", 1
 	var request, answer icmp.Type = ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply
 	if dst.Is6() {
-		src, network, proto = w.lab.service.from6, "ip6:ipv6-icmp", 58
+		network, proto = "ip6:ipv6-icmp", 58
 		request, answer = ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply
 	}
 	// The kernel fills in the checksum of ICMPv6, Marshal that of ICMP.
@@ -36,7 +45,7 @@ func (w *World) Ping(ctx context.Context, dst netip.Addr, id uint16) (time.Durat
 		return 0, err
 	}
 	var c net.PacketConn
-	err = w.Inside(w.lab.service.client, func() (err error) {
+	err = w.Inside(client, func() (err error) {
 		c, err = net.ListenPacket(network, src.String())
 		return err
 	})

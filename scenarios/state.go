@@ -46,7 +46,9 @@ type record struct {
 	// Modules are the kernel modules that were loaded for this world.
 	Modules           []string `json:"modules,omitempty"`
 	NoBridgeNetfilter bool     `json:"no_bridge_netfilter,omitempty"`
-	Notes             []string `json:"notes,omitempty"`
+	// ConnectionLimit is the machine's, while a fault has changed it.
+	ConnectionLimit int      `json:"connection_limit,omitempty"`
+	Notes           []string `json:"notes,omitempty"`
 }
 
 func (l *lab) dir() string   { return filepath.Join(stateDir, l.name) }

@@ -29,6 +29,7 @@ type Traffic struct {
 	To          string        // name of one of the lab's services; default its main one
 	Connections int           // or UDP exchanges; default 1
 	UDP         bool          // instead of TCP
+	Ping        bool          // echo requests instead; the identifier is the source's port, from 1 on
 	IPv6        bool          // instead of IPv4
 	Rate        float64       // new connections per second; 0: as fast as they end
 	Concurrency int           // open at a time; default 16
@@ -87,6 +88,9 @@ func (w *World) Send(ctx context.Context, t Traffic, each func(Exchange)) (Summa
 	if t.UDP {
 		sum.Proto = "udp"
 	}
+	if t.Ping {
+		sum.Proto, sum.Dst = "icmp", dst.Addr().String()
+	}
 	start := time.Now()
 	jobs := make(chan netip.AddrPort)
 	results := make(chan Exchange)
@@ -138,9 +142,14 @@ func (s service) complete(t Traffic) (Traffic, netip.AddrPort, error) {
 	if !t.Source.Addr().IsValid() {
 		t.Source = netip.AddrPortFrom(src, t.Source.Port())
 	}
+	if t.Ping && t.Source.Port() == 0 {
+		t.Source = netip.AddrPortFrom(t.Source.Addr(), 1)
+	}
 	switch {
 	case t.Connections < 0 || t.Concurrency < 0 || t.Size < 0 || t.Rate < 0 || t.Timeout < 0:
 		return t, netip.AddrPort{}, errors.New("connections, concurrency, size, rate and timeout must not be negative")
+	case t.Ping && t.UDP:
+		return t, netip.AddrPort{}, errors.New("echo requests are no datagrams of UDP; choose one of the two")
 	case !dst.IsValid() && t.IPv6:
 		return t, netip.AddrPort{}, fmt.Errorf("service %s has no IPv6 address", s.name)
 	case !dst.IsValid():
@@ -214,6 +223,12 @@ func (w *World) exchange(ctx context.Context, client string, t Traffic, src, dst
 	defer cancel()
 	x := Exchange{Remote: dst}
 	start := time.Now()
+	if t.Ping {
+		x.Local = src
+		x.Took, x.Err = w.ping(ctx, client, src.Addr(), dst.Addr(), src.Port())
+		x.Reply = Reply{Target: dst.Addr().String(), Peer: src}
+		return x
+	}
 	network := "tcp"
 	if t.UDP {
 		network = "udp"

@@ -255,7 +255,7 @@ func (l *lab) remove() error {
 	for _, n := range l.plan.nodes {
 		errs = append(errs, removeNamespace(l.namespace(n)))
 	}
-	errs = append(errs, l.removeFiles(), l.unloadModules())
+	errs = append(errs, l.removeFiles(), l.unloadModules(), l.restoreConnectionLimit())
 	if err := errors.Join(errs...); err != nil {
 		return err // keep the state, so that another down can finish
 	}

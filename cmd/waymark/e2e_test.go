@@ -278,8 +278,12 @@ func parseJourneys(t testing.TB, out []byte) []journey {
 
 // dropLine is what the tests read of a drop's JSON.
 type dropLine struct {
-	Type, Netns, Dev, Reason, At, Question string
-	Packet                                 struct{ SPort, DPort uint16 }
+	Type, Netns, Dev, Reason, At, Question, Because, Advice string
+
+	Packet struct {
+		SPort, DPort uint16
+		ID           uint16 `json:"icmp_id"`
+	}
 }
 
 func parseDrops(t testing.TB, out []byte) []dropLine {

@@ -267,16 +267,10 @@ examples:
   waymark lab traffic cbr0 --to hairpin -o json`)
 	f.SortFlags = false
 	var t scenarios.Traffic
-	f.IntVarP(&t.Connections, "count", "c", 1, "number of connections, or of datagrams with --udp")
-	f.StringVar(&t.To, "to", "", "one of the lab's services; `waymark lab list` names them (default: the first)")
-	f.BoolVar(&t.UDP, "udp", false, "datagrams instead of connections")
-	f.BoolVarP(&t.IPv6, "ipv6", "6", false, "IPv6 instead of IPv4")
+	trafficFlags(f, &t)
 	rate := f.String("rate", "", "connections per second, as in 100/s (default: as fast as they end)")
-	f.IntVar(&t.Concurrency, "concurrency", 16, "connections open at a time")
-	f.IntVar(&t.Size, "size", 32, "bytes per request")
 	port := f.Uint16("port", 0, "port to send to (default: the service's)")
 	src := f.String("src", "", "source ADDRESS or ADDRESS:PORT; ports count up (default: the lab's client)")
-	f.DurationVar(&t.Timeout, "timeout", 2*time.Second, "time for one connection")
 	output := f.StringP("output", "o", "text", "text or json")
 	words, err := labArgs(f, args, 1, 1, "the name of one lab")
 	if err != nil {
@@ -316,6 +310,18 @@ examples:
 		return problem(fmt.Errorf("%d of %d %s exchanges with %s failed", sum.Failed, sum.Sent, sum.Proto, sum.Dst))
 	}
 	return nil
+}
+
+// trafficFlags are the flags that say what traffic is.
+func trafficFlags(f *pflag.FlagSet, t *scenarios.Traffic) {
+	f.IntVarP(&t.Connections, "count", "c", 1, "number of connections, or of datagrams with --udp")
+	f.StringVar(&t.To, "to", "", "one of the lab's services; `waymark lab list` names them (default: the first)")
+	f.BoolVar(&t.UDP, "udp", false, "datagrams instead of connections")
+	f.BoolVar(&t.Ping, "ping", false, "echo requests instead of connections")
+	f.BoolVarP(&t.IPv6, "ipv6", "6", false, "IPv6 instead of IPv4")
+	f.IntVar(&t.Concurrency, "concurrency", 16, "connections open at a time")
+	f.IntVar(&t.Size, "size", 32, "bytes per request")
+	f.DurationVar(&t.Timeout, "timeout", 2*time.Second, "time for one connection")
 }
 
 func printTraffic(w io.Writer, sum scenarios.Summary, output string) error {

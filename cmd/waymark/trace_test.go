@@ -252,6 +252,7 @@ func findFault(t *testing.T, w *scenarios.World, f scenarios.Fault, cases []faul
 		if err := w.Clear(ctxBackground, f.Name); err != nil {
 			t.Errorf("clear: %v", err)
 		}
+		mended(t, w, cases)
 	}()
 	args := append([]string{"trace", "-o", "json"}, netnsFlags(w)...)
 	tr := start(t, append(args, "tcp", "port", "5000")...)
@@ -298,7 +299,7 @@ func (c *faultCase) checkDiagnosis(t *testing.T, all []journey) {
 		if j.Reply != (f.Expect.Packet == "reply") {
 			t.Errorf("the lost packet is a reply: %v, want the %s", j.Reply, f.Expect.Packet)
 		}
-		if j.Drop.Question != f.Question || j.Drop.Advice == "" || j.Drop.Because == "" {
+		if !c.explains(j.Drop.Question, j.Drop.Because, j.Drop.Advice) {
 			t.Errorf("explained as %s %q %q, want question %s", j.Drop.Question, j.Drop.Because, j.Drop.Advice, f.Question)
 		}
 	}
