@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -145,12 +146,17 @@ func TestCBR0FaultsBreakAndClear(t *testing.T) {
 			if !ok {
 				t.Fatal("this test does not know the fault")
 			}
+			var all sync.WaitGroup
 			for _, traffic := range effect.breaks {
 				traffic.Timeout = soon
-				if sum := send(t, w, traffic); sum.Failed == 0 {
-					t.Errorf("%+v: every packet was answered in spite of the fault: %+v", traffic, sum)
-				}
+				all.Go(func() {
+					traffic.Connections, traffic.Concurrency = 12, 12
+					if sum, err := w.Send(timeout(t), traffic, nil); err != nil || sum.Failed == 0 {
+						t.Errorf("%+v: every packet was answered in spite of the fault: %+v, %v", traffic, sum, err)
+					}
+				})
 			}
+			all.Wait()
 			answered(t, w, effect.spares)
 			for range 2 {
 				if err := w.Clear(timeout(t), f.Name); err != nil {

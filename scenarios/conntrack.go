@@ -41,8 +41,16 @@ func (w *World) fillConnections(node string) error {
 		return err
 	}
 	return w.Inside(node, func() error {
+		// Those that are there would make room when they are not needed any more.
+		if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+			return fmt.Errorf("end the connections of %s: %w", node, err)
+		}
 		for i := range uint16(heldConnections) {
-			if err := holdConnection(i); err != nil && !errors.Is(err, unix.EEXIST) {
+			err := holdConnection(i)
+			if errors.Is(err, unix.ENOMEM) {
+				return nil // it is full
+			}
+			if err != nil {
 				return fmt.Errorf("hold connection %d in %s: %w", i, node, err)
 			}
 		}
@@ -159,13 +167,14 @@ func readNumber(path string) (int, error) {
 
 // Numbers of include/uapi/linux/netfilter/nfnetlink_conntrack.h that the netlink
 // library does not have, and bits of enum ip_conntrack_status: answered, and so
-// not thrown out for a new one.
+// not thrown out for a new one, and in the table.
 const (
 	ctaStatus  = 3
 	ctaTimeout = 7
 
 	conntrackSeenReply = 1 << 1
 	conntrackAssured   = 1 << 2
+	conntrackConfirmed = 1 << 3
 
 	// heldSeconds is longer than anybody looks at a lab.
 	heldSeconds = 24 * 3600
@@ -179,7 +188,7 @@ func holdConnection(i uint16) error {
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
 	req.AddData(conntrackTuple(nl.CTA_TUPLE_ORIG, a, b, 1024+i, 9))
 	req.AddData(conntrackTuple(nl.CTA_TUPLE_REPLY, b, a, 9, 1024+i))
-	req.AddData(nl.NewRtAttr(ctaStatus, nl.BEUint32Attr(conntrackSeenReply|conntrackAssured)))
+	req.AddData(nl.NewRtAttr(ctaStatus, nl.BEUint32Attr(conntrackSeenReply|conntrackAssured|conntrackConfirmed)))
 	req.AddData(nl.NewRtAttr(ctaTimeout, nl.BEUint32Attr(heldSeconds)))
 	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
 	return err

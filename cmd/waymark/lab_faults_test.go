@@ -122,7 +122,9 @@ func (c *faultCase) traffic(t *testing.T) scenarios.Traffic {
 		t.Fatalf("%s: %v", c.fault.Name, err)
 	}
 	if !testing.Short() && !flags.Changed("timeout") {
-		traffic.Timeout = time.Second
+		// Time to send the first packet again: what it meets may have been changed
+		// too short a time ago for waymark to know.
+		traffic.Timeout = 1200 * time.Millisecond
 	}
 	traffic.IPv6, traffic.Concurrency = c.ip == 6, traffic.Connections
 	traffic.Source = netip.AddrPortFrom(netip.Addr{}, c.first)
