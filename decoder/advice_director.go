@@ -15,7 +15,7 @@ import (
 var directorAdvice = []adviceRow{
 	{
 		question: "R12", functions: []string{"nf_hook_slow*"}, when: func(f *dropFacts) bool { return conntrackFull(f) && f.sentByDirector() },
-		because: "the conntrack table of {netns} is full ({connections}), so no entry could be made for it",
+		because: "the conntrack table of {netns} is full (at most {connections} connections), so no entry could be made for it",
 		advice:  "raise net.netfilter.nf_conntrack_max (it is one for the machine, set it outside of containers), or find with `conntrack -L` in {netns} who has so many connections",
 	},
 	{
@@ -221,7 +221,7 @@ var directorTexts = map[string]func(*dropFacts) string{
 	},
 	"bits": func(f *dropFacts) string { return fmt.Sprint(f.dst.BitLen()) },
 	"connections": func(f *dropFacts) string {
-		count, limit := f.connections()
-		return fmt.Sprintf("%d connections, %d may be", count, limit)
+		_, limit := f.connections() // and not how many it has: equal drops have equal texts
+		return fmt.Sprint(limit)
 	},
 }

@@ -71,7 +71,7 @@ var nodeAdvice = []adviceRow{
 	},
 	{
 		question: "G9", functions: []string{"nf_hook_slow*"}, when: conntrackFull,
-		because: "the conntrack table of {netns} is full ({connections}), so no entry could be made for it",
+		because: "the conntrack table of {netns} is full (at most {connections} connections), so no entry could be made for it",
 		advice:  "raise net.netfilter.nf_conntrack_max (it is one for the machine, set it outside of containers), or find with `conntrack -L` in {netns} who has so many connections",
 	},
 

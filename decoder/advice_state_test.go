@@ -137,7 +137,7 @@ func TestDropsExplainedByState(t *testing.T) {
 		},
 		"conntrack full": {
 			[]*Context{sysctls(nsNode, "net.netfilter.nf_conntrack_count", "512", "net.netfilter.nf_conntrack_max", "512")},
-			toPod(8080), nsNode, uplink, filtered, inHook, "G9", "512 connections, 512 may be",
+			toPod(8080), nsNode, uplink, filtered, inHook, "G9", "is full (at most 512 connections)",
 		},
 		"conntrack not full": {
 			[]*Context{sysctls(nsNode, "net.netfilter.nf_conntrack_count", "511", "net.netfilter.nf_conntrack_max", "512")},
