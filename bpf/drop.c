@@ -6,9 +6,17 @@
  * The tracepoint fires only when the last reference goes, so it also ends the
  * trail. Its arguments: (skb, location) to 5.16, then (skb, location, reason),
  * and (skb, location, reason, rx_sk) from 6.11 on.
+ *
+ * Behind the record is the kernel's stack if that was asked for: return
+ * addresses, the innermost first, then zeros.
  */
 #include "probe.h"
 #include "sample.h"
+
+/* The kernel's stack is wanted: so many return addresses of it, in 8 bytes each. */
+#define STACK_BYTES (32 * 8)
+
+const volatile bool with_stack = false;
 
 SEC("raw_tp/kfree_skb")
 int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
@@ -21,6 +29,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	struct record *rec;
 	struct view v;
 	bool carried;
+	__u32 ext_len = with_stack ? STACK_BYTES : 0;
 
 	if (maybe_tracked(low))
 		t = trail_of(key);
@@ -45,7 +54,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	if (!st)
 		return 0;
 	st->seen++;
-	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec) + snaplen, 0);
+	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec) + ext_len + snaplen, 0);
 	if (!rec) {
 		st->lost++;
 		if (t)
@@ -65,7 +74,12 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	rec->hook = HOOK_KFREE_SKB;
 	rec->cpu = bpf_get_smp_processor_id();
 	rec->flags = RECORD_END;
-	carried = identify(rec, &v, 0);
+	rec->ext_len = ext_len;
+	if (with_stack) {
+		__builtin_memset(rec + 1, 0, STACK_BYTES);
+		bpf_get_stack(ctx, rec + 1, STACK_BYTES, 0);
+	}
+	carried = identify(rec, &v, ext_len);
 
 	if (t && (!v.ok || continues(t, rec))) {
 		trail_go_on(t, rec);
@@ -80,7 +94,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (t)
 		trail_end(t, low);
-	show(rec, &v, 0, carried);
+	show(rec, &v, ext_len, carried);
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
 	return 0;

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"net/netip"
@@ -113,6 +114,19 @@ func (r *Record) Encode(ext, snapshot []byte) []byte {
 	raw = append(raw, unsafe.Slice((*byte)(unsafe.Pointer(r)), RecordSize)...)
 	raw = append(raw, ext...)
 	return append(raw, snapshot...)
+}
+
+// Stack is the kernel's stack of a drop, return addresses from the innermost on,
+// from the hook's part of its record; none if it was not asked for.
+func Stack(ext []byte) (addrs []uint64) {
+	for len(ext) >= 8 {
+		addr := binary.LittleEndian.Uint64(ext)
+		if addr == 0 {
+			break
+		}
+		addrs, ext = append(addrs, addr), ext[8:]
+	}
+	return addrs
 }
 
 // Ext is what records of some groups carry besides.

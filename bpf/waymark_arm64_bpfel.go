@@ -360,6 +360,7 @@ const (
 	WaymarkVarUnusedSocketExt        = "unused_socket_ext"
 	WaymarkVarUnusedSocketFlags      = "unused_socket_flags"
 	WaymarkVarUnusedStats            = "unused_stats"
+	WaymarkVarWithStack              = "with_stack"
 )
 
 // LoadWaymark returns the embedded CollectionSpec for Waymark.
@@ -490,6 +491,7 @@ type WaymarkVariableSpecs struct {
 	UnusedSocketExt      *ebpf.VariableSpec `ebpf:"unused_socket_ext"`
 	UnusedSocketFlags    *ebpf.VariableSpec `ebpf:"unused_socket_flags"`
 	UnusedStats          *ebpf.VariableSpec `ebpf:"unused_stats"`
+	WithStack            *ebpf.VariableSpec `ebpf:"with_stack"`
 }
 
 // WaymarkObjects contains all objects after they have been loaded into the kernel.
@@ -565,6 +567,7 @@ type WaymarkVariables struct {
 	UnusedSocketExt      *ebpf.Variable `ebpf:"unused_socket_ext"`
 	UnusedSocketFlags    *ebpf.Variable `ebpf:"unused_socket_flags"`
 	UnusedStats          *ebpf.Variable `ebpf:"unused_stats"`
+	WithStack            *ebpf.Variable `ebpf:"with_stack"`
 }
 
 // WaymarkPrograms contains all programs after they have been loaded into the kernel.

@@ -24,7 +24,7 @@ var directorAdvice = []adviceRow{
 		advice:  "see with `ipvsadm -ln` in {netns}; the weight is the number of the service's pods on a node: see that some run, and that the director has heard of them",
 	},
 	{
-		question: "R29", when: func(f *dropFacts) bool { return f.reversePath() && f.tunnelled() && f.sentByDirector() },
+		question: "R29", when: func(f *dropFacts) bool { return f.reversePath() && f.tunnelled() },
 		because: "rp_filter is {rp} at {netns}/{dev}, and answers never go back into the tunnel by which a director sends",
 		advice:  "set net.ipv4.conf.all.rp_filter and net.ipv4.conf.{dev}.rp_filter to 0 in {netns} (the greater one counts)",
 	},
@@ -108,10 +108,8 @@ func (f *dropFacts) directors() []*view {
 func (f *dropFacts) sender() *view {
 	for _, d := range f.directors() {
 		for _, to := range f.service(d.ipvs).Destinations {
-			for _, v := range f.b.w.viewsOf(f.view, f.netns) {
-				if v.local(to.Addr.Addr()) {
-					return d
-				}
+			if f.isHere(to.Addr.Addr()) {
+				return d
 			}
 		}
 	}
@@ -153,8 +151,28 @@ func answersARP(f *dropFacts) bool {
 	return !slices.ContainsFunc(f.device.Addrs, func(p netip.Prefix) bool { return p.Addr() == f.dst })
 }
 
-// tunnelled tells a packet that came out of IPIP.
-func (f *dropFacts) tunnelled() bool { return f.device != nil && f.device.Kind == "ipip" }
+// tunnelled tells a packet that came out of IPIP, by which a director sends to this
+// namespace. Which service it was for is not asked: it may have been translated.
+func (f *dropFacts) tunnelled() bool {
+	if f.device == nil || f.device.Kind != "ipip" {
+		return false
+	}
+	for _, inode := range f.b.w.directors {
+		for _, s := range f.b.w.views[inode].ipvs.Services {
+			for _, d := range s.Destinations {
+				if d.Method == "tunnel" && f.isHere(d.Addr.Addr()) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// isHere tells whether a is an address of the drop's namespace.
+func (f *dropFacts) isHere(a netip.Addr) bool {
+	return slices.ContainsFunc(f.b.w.viewsOf(f.view, f.netns), func(v *view) bool { return v.local(a) })
+}
 
 // sysctl is a value that was read when packets were lost.
 func (f *dropFacts) sysctl(name string) (string, bool) {

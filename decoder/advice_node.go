@@ -264,7 +264,7 @@ func (f *dropFacts) nfHooks() []string {
 	switch {
 	case f.local:
 		return []string{"prerouting", "input"}
-	case slices.ContainsFunc(f.b.w.viewsOf(f.view, f.netns), func(v *view) bool { return v.local(f.src) }):
+	case f.isHere(f.src):
 		return []string{"output", "postrouting"}
 	}
 	return []string{"prerouting", "forward", "postrouting"}

@@ -3,6 +3,7 @@
 package decoder_test
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 	"testing"
@@ -18,8 +19,8 @@ const (
 	nodeVIP = "10.54.213.148"
 	podAddr = "10.4.0.12"
 
-	inTCP, inFlood, inForward, inNFT, inHook, inNeigh = 0xa001, 0xa002, 0xa003, 0xa004, 0xa005, 0xa006
-	noListener, noReason, badHeader, filtered              = 81, 82, 83, 84
+	inTCP, inFlood, inForward, inNFT, inHook, inNeigh, inFinish = 0xa001, 0xa002, 0xa003, 0xa004, 0xa005, 0xa006, 0xa007
+	noListener, noReason, badHeader, filtered, reversePath      = 81, 82, 83, 84, 85
 )
 
 func nodeContexts() []*Context {
@@ -47,20 +48,21 @@ func nodeContexts() []*Context {
 	}
 	for at, name := range map[uint64]string{
 		inTCP: "tcp_v4_rcv", inFlood: "br_flood", inForward: "ip_forward", inNFT: "nft_do_chain", inHook: "nf_hook_slow", inNeigh: "neigh_invalidate",
+		inFinish: "ip_rcv_finish_core",
 	} {
 		all = append(all, &Context{Symbol: &Symbol{Addr: at, Name: name + "+0x1"}})
 	}
-	for n, name := range map[uint32]string{noListener: "NO_SOCKET", noReason: "NOT_SPECIFIED", badHeader: "IP_INHDR", filtered: "NETFILTER_DROP"} {
+	for n, name := range map[uint32]string{noListener: "NO_SOCKET", noReason: "NOT_SPECIFIED", badHeader: "IP_INHDR", filtered: "NETFILTER_DROP", reversePath: "IP_RPFILTER"} {
 		all = append(all, &Context{Reason: &Reason{Number: n, Name: name}})
 	}
 	return all
 }
 
 // directs is the table of a director for nodeVIP.
-func directs(ns uint32, to string, weight int) *Context {
+func directs(ns uint32, to string, weight int, method ...string) *Context {
 	return &Context{IPVS: &IPVS{Netns: ns, Services: []IPVSService{{
 		Proto: "tcp", Addr: netip.AddrPortFrom(netip.MustParseAddr(nodeVIP), 8012), Scheduler: "wrr",
-		Destinations: []IPVSDestination{{Addr: netip.MustParseAddrPort(to), Method: "direct", Weight: weight}},
+		Destinations: []IPVSDestination{{Addr: netip.MustParseAddrPort(to), Method: cmp.Or(append(method, "direct")...), Weight: weight}},
 	}}}}
 }
 
@@ -127,6 +129,10 @@ func TestDropsExplainedByState(t *testing.T) {
 			[]*Context{directs(nsOther, "10.131.153.102:8012", 1), sysctls(nsOther, "net.ipv4.vs.sloppy_tcp", "0")},
 			toVIP(ack), nsOther, uplink, noListener, inTCP, "R23", "by way of another director",
 		},
+		"out of a tunnel": {
+			[]*Context{directs(nsDirector, "10.131.153.101:8012", 1, "tunnel"), {Device: &Device{Netns: nsOther, Index: 7, Name: "tunl0", Kind: "ipip", Up: true}}},
+			toPod(8080), nsOther, 7, reversePath, inFinish, "R29", "answers never go back into the tunnel",
+		},
 		"no weight": {
 			[]*Context{directs(nsOther, "10.131.153.102:8012", 0)},
 			toVIP(syn), nsOther, uplink, filtered, inHook, "R28", "10.131.153.102:8012 weight 0",
@@ -144,13 +150,15 @@ func TestDropsExplainedByState(t *testing.T) {
 			toPod(8080), nsNode, uplink, filtered, inHook, "", "a netfilter rule",
 		},
 		"echo in the forward chain": {
-			[]*Context{chains(icmp)}, func(s *stream) *packet { return s.packet(1, 0, client, podAddr, 1).echo(8, 5, 1) },
+			[]*Context{chains(icmp)},
+			func(s *stream) *packet { return s.packet(1, 0, client, podAddr, 1).echo(8, 5, 1) },
 			nsNode, uplink, filtered, inNFT, "C4", "by rule 7: icmp type echo-request",
 		},
 		"health in the forward chain": {[]*Context{chains(port)}, toPod(4240), nsNode, uplink, filtered, inNFT, "C5", "by rule 8: tcp dport 4240"},
 		"policy":                      {[]*Context{chains(policy)}, toPod(80), nsNode, uplink, filtered, inNFT, "C9", "chain inet filter forward"},
 		"policy of another hook": {
-			[]*Context{chains(policy)}, func(s *stream) *packet { return s.tcp(1, 0, client, 1, "10.128.0.5", 80, syn) },
+			[]*Context{chains(policy)},
+			func(s *stream) *packet { return s.tcp(1, 0, client, 1, "10.128.0.5", 80, syn) },
 			nsNode, uplink, filtered, inNFT, "", "a netfilter rule",
 		},
 		"one of two rules": {[]*Context{chains(two)}, toPod(80), nsNode, uplink, filtered, inNFT, "", "a netfilter rule"},

@@ -366,10 +366,27 @@ func (b *builder) dropped(br *branch, e *event) {
 	}
 	b.natHops(br, n)
 	b.s.why.explain(f, &d)
+	d.Stack = b.stack(e)
 	d.Time = b.s.wall(e.rec.TimeNs)
 	b.dropHop(br, e, &d, "")
 	br.drop = &d
 }
+
+// stack names the functions that led to the free, from the one that freed: above
+// that are only those of the tracepoint.
+func (b *builder) stack(e *event) (names []string) {
+	addrs := bpf.Stack(b.o.ext(e))
+	if i := slices.Index(addrs, e.rec.Location); i >= 0 {
+		addrs = addrs[i:]
+	}
+	for _, a := range addrs[:min(len(addrs), maxStack)] {
+		names = append(names, b.w.symbol(a))
+	}
+	return names
+}
+
+// maxStack bounds the functions of a stack; the kernel's side records fewer.
+const maxStack = 64
 
 func (b *builder) dropHop(br *branch, e *event, d *Drop, normal string) {
 	h := b.hop(br, e, GroupDrop, "kfree_skb")

@@ -281,13 +281,18 @@ func (f *dropFacts) forwarding() string {
 // rpFilter is the effective rp_filter at the device: the greater of "all" and
 // the device's (Documentation/networking/ip-sysctl.rst).
 func (f *dropFacts) rpFilter() string {
-	r := f.routing()
-	all, _ := r.sysctl("net/ipv4/conf/all/rp_filter")
+	value := func(conf string) string {
+		if v, ok := f.sysctl("net.ipv4.conf." + conf + ".rp_filter"); ok {
+			return v // read when the packet was lost
+		}
+		v, _ := f.routing().sysctl("net/ipv4/conf/" + conf + "/rp_filter")
+		return v
+	}
 	dev := ""
 	if f.device != nil {
-		dev, _ = r.sysctl("net/ipv4/conf/" + f.device.Name + "/rp_filter")
+		dev = value(f.device.Name)
 	}
-	return max(all, dev)
+	return max(value("all"), dev)
 }
 
 // wayBack is how the namespace would answer the packet's source

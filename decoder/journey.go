@@ -199,6 +199,7 @@ type Drop struct {
 	Advice   string   `json:"advice,omitempty"`
 	Question string   `json:"question,omitempty"` // row of the fault table that this answers
 	Journey  string   `json:"journey,omitempty"`
+	Stack    []string `json:"stack,omitempty"` // function+offset, the first is At; if it was recorded
 }
 
 // Status is a periodic line about the tracer itself.

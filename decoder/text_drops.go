@@ -33,6 +33,13 @@ func (w *TextWriter) Drop(d *Drop) error {
 			w.printf("    %s%s\n", s.head, s.text)
 		}
 	}
+	for i, function := range d.Stack {
+		head := ""
+		if i == 0 {
+			head = "stack:"
+		}
+		w.printf("    %-6s %s\n", head, function)
+	}
 	return w.flush()
 }
 

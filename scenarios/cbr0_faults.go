@@ -67,7 +67,7 @@ func cbr0Faults() []Fault {
 			Name:     "no-bridge-nf",
 			Question: "G6",
 			Brief:    "bridged packets are kept from netfilter: a service's replies from pod to pod are not translated back",
-			Traffic:  []string{"--to", "service", "-c", "6"},
+			Traffic:  []string{"--to", "service", "-c", "6", "--timeout", "2s"},
 			Expect: Expect{
 				Outcome: "dropped", Packet: "reply", Netns: cbr0.namespace(p1.node), Dev: "eth0",
 				Drops: slices.Concat(measured(4, "NO_SOCKET", "tcp_v4_rcv"),

@@ -32,6 +32,7 @@ type settings struct {
 	snapLen    int
 	limitNetns bool
 	replies    bool   // the other direction is wanted as well
+	stack      bool   // drops tell the kernel's stack
 	ringBytes  uint32 // 0: as in the object
 }
 
@@ -67,6 +68,7 @@ func prepare(s settings, kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 		"snaplen":       uint32(max(s.snapLen, parseLen)),
 		"limit_netns":   s.limitNetns,
 		"learn_replies": s.replies,
+		"with_stack":    s.stack,
 		"has_reason":    tracepointArgs(kernel, "kfree_skb") >= 3,
 		"has_location":  tracepointArgs(kernel, "consume_skb") >= 2,
 	} {

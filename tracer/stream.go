@@ -101,16 +101,10 @@ func (s *stream) needs(r *bpf.Record, raw []byte) error {
 		*slot = key
 	}
 	if r.Location != 0 {
-		cause, told := s.symbols[r.Location]
-		if !told {
-			name := s.kernel.function(r.Location)
-			cause = causesAt(name)
-			s.symbols[r.Location] = cause
-			c := &decoder.Context{Symbol: &decoder.Symbol{Addr: r.Location, Name: name}}
-			if err := s.context(c); err != nil {
-				return err
-			}
+		if err := s.needsSymbol(r.Location); err != nil {
+			return err
 		}
+		cause := s.symbols[r.Location]
 		if cause&byQueue != 0 {
 			if err := s.refreshQueue(r); err != nil {
 				return err
@@ -118,6 +112,13 @@ func (s *stream) needs(r *bpf.Record, raw []byte) error {
 		}
 		if cause&(byChain|byTable) != 0 && bpf.Hook(r.Hook) == bpf.HookKfreeSkb {
 			if err := s.refreshLost(r.Netns, r.TimeNs, cause&byChain != 0); err != nil {
+				return err
+			}
+		}
+	}
+	if bpf.Hook(r.Hook) == bpf.HookKfreeSkb && r.ExtLen > 0 {
+		for _, addr := range bpf.Stack(r.Ext(raw)) {
+			if err := s.needsSymbol(addr); err != nil {
 				return err
 			}
 		}
@@ -132,6 +133,16 @@ func (s *stream) needs(r *bpf.Record, raw []byte) error {
 		}
 	}
 	return nil
+}
+
+// needsSymbol tells the sink what the kernel calls an address.
+func (s *stream) needsSymbol(addr uint64) error {
+	if _, told := s.symbols[addr]; told {
+		return nil
+	}
+	name := s.kernel.function(addr)
+	s.symbols[addr] = causesAt(name)
+	return s.context(&decoder.Context{Symbol: &decoder.Symbol{Addr: addr, Name: name}})
 }
 
 // needsPlace tells the sink of the namespace and the device of a record.

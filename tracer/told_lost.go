@@ -57,7 +57,7 @@ type toldLost struct {
 // one part in so many of the time, however long the tables are.
 const (
 	lostStateAge  = stateLookEvery
-	lostStatePart = 20
+	lostStatePart = 5
 )
 
 // refreshLost looks again at the state of a namespace that lost a packet at time

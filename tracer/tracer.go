@@ -42,6 +42,8 @@ type Options struct {
 	// Balancer reads the published state of a balancer in a namespace; nil
 	// result: there is none. It is called with the thread inside.
 	Balancer func(ns place.Namespace) (*decoder.Balancer, error)
+	// Stack has drops tell the kernel's stack.
+	Stack bool
 	// Cost measures what each hook costs, see Tracer.Costs.
 	Cost bool
 	// Budget is what the programs and this process may cost, in percent of one
@@ -120,7 +122,7 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 	}()
 	t.programs, err = load(settings{
 		filter: opts.Filter, snapLen: opts.SnapLen, limitNetns: len(opts.Netns) > 0, ringBytes: opts.RingBytes,
-		replies: opts.Session.FollowReply,
+		replies: opts.Session.FollowReply, stack: opts.Stack,
 	}, opts.Groups)
 	if err != nil {
 		if errors.Is(err, unix.EPERM) && !privileged() {

@@ -30,6 +30,7 @@ func runDrops(args []string) error {
 	var how dropFlags
 	how.add(fs)
 	fail := fs.Bool("fail", false, "exit with 1 if there was any drop")
+	fs.BoolVar(&l.stack, "stack", false, "show the kernel's stack of each drop")
 	metrics := fs.String("metrics", "", "serve Prometheus text at this `ADDR`ess, /metrics")
 	if err := parseFlags(fs, args, -1); err != nil {
 		return err

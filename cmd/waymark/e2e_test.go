@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -121,7 +122,7 @@ func netnsFlags(w *scenarios.World) []string {
 // running is a waymark command that runs.
 type running struct {
 	cmd    *exec.Cmd
-	stdout bytes.Buffer
+	stdout output
 	stderr bytes.Buffer
 	said   chan string // lines of stderr, for await
 	eof    chan struct{}
@@ -204,7 +205,27 @@ func (r *running) wait(t testing.TB) []byte {
 	if err := r.cmd.Wait(); err != nil {
 		t.Fatalf("waymark %s: %v\n%s", strings.Join(r.cmd.Args[1:], " "), err, r.stderr.String())
 	}
-	return r.stdout.Bytes()
+	return r.stdout.b
+}
+
+// output is what a command has printed so far.
+type output struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.b = append(o.b, b...)
+	return len(b), nil
+}
+
+// lines are the whole lines of it.
+func (o *output) lines() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b[:bytes.LastIndexByte(o.b, '\n')+1]
 }
 
 // run runs a command to its end and returns its output and exit code.
@@ -280,6 +301,7 @@ func parseJourneys(t testing.TB, out []byte) []journey {
 type dropLine struct {
 	Type, Netns, Dev, Reason, At, Question, Because, Advice string
 
+	Stack  []string
 	Packet struct {
 		SPort, DPort uint16
 		ID           uint16 `json:"icmp_id"`

@@ -25,6 +25,7 @@ type live struct {
 	flags  liveFlags
 	filter []string
 	groups []string // hook groups if --hooks does not say
+	stack  bool     // drops tell the kernel's stack
 	// sinks take the stream besides the recording. done tells that they have
 	// all they want.
 	sinks []decoder.Sink
@@ -80,7 +81,7 @@ func (l *live) run() error {
 		groups = l.groups
 	}
 	t, err := tracer.Open(ctx, tracer.Options{
-		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring, Cost: l.flags.cost, Budget: budget,
+		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring, Cost: l.flags.cost, Budget: budget, Stack: l.stack,
 		Sink: tee, Balancer: balancerState, Log: l.log,
 		Session: decoder.Session{
 			Version: version, Format: decoder.RecordFormat, Node: nodeName(), Filter: l.filter,

@@ -200,7 +200,7 @@ func TestFaultsAreFound(t *testing.T) {
 		shown := 0
 		questions := map[string]int{}
 		for _, d := range lines {
-			if (c.ours(d.Packet.SPort) || c.ours(d.Packet.DPort)) && c.here(d) {
+			if way, ok := c.wayOf(d); ok && c.here(d, way) {
 				shown++
 				questions[d.Question]++
 			}
@@ -216,7 +216,7 @@ func TestFaultsAreFound(t *testing.T) {
 }
 
 // faultCases are what f's table says for this kernel, an IP version each, with
-// a hundred source ports from port.
+// casePorts source ports from port.
 func faultCases(t *testing.T, f scenarios.Fault, port *uint16) (cases []faultCase) {
 	t.Helper()
 	for _, ip := range []int{4, 6} {
@@ -229,7 +229,7 @@ func faultCases(t *testing.T, f scenarios.Fault, port *uint16) (cases []faultCas
 			continue
 		}
 		cases = append(cases, faultCase{fault: f, ip: ip, site: *site, first: *port})
-		*port += 100
+		*port += casePorts
 	}
 	return cases
 }

@@ -39,15 +39,22 @@ func ReadIPVS(ns Namespace) (t *decoder.IPVS, err error) {
 	return t, err
 }
 
+// maxLostSysctls bounds them: a node has two for each pod.
+const maxLostSysctls = 1024
+
 // lostSysctls are the names of what ReadLost looks at.
 func lostSysctls(devices []decoder.Device) []string {
 	keys := []string{
 		"net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
 		"net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables",
-		"net.ipv4.vs.sloppy_tcp", "net.ipv4.conf.all.arp_ignore",
+		"net.ipv4.vs.sloppy_tcp", "net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.rp_filter",
 	}
 	for _, d := range devices {
-		if !strings.ContainsAny(d.Name, "./") && len(d.Addrs) > 0 && d.Name != "lo" {
+		if strings.ContainsAny(d.Name, "./") || d.Name == "lo" || len(keys) > maxLostSysctls {
+			continue
+		}
+		keys = append(keys, "net.ipv4.conf."+d.Name+".rp_filter")
+		if len(d.Addrs) > 0 {
 			keys = append(keys, "net.ipv4.conf."+d.Name+".arp_ignore")
 		}
 	}
