@@ -199,16 +199,17 @@ func (f *dropFacts) healthCheck() bool {
 	return f.rec.Proto == protoTCP && (f.rec.DstPort() == healthPort || f.rec.SrcPort() == healthPort)
 }
 
-// goesBack: the packet's route leads out of the device by which it came.
+// goesBack: the packet's route leads out of the device by which it came. lookup
+// takes it for unroutable if it ever was, because it was lost.
 func goesBack(f *dropFacts) bool {
-	if f.rec.Ttl > 1 || f.local {
+	if f.rec.Ttl > 1 || f.local || f.lookup() == nil || f.drop.Dev == "" {
 		return false
 	}
-	r := f.lookup()
-	if r == nil || r.Uncertain || r.Type != "unicast" || f.drop.Dev == "" {
-		return false
-	}
-	return slices.ContainsFunc(r.Route.Nexthops, func(n Nexthop) bool { return n.Dev == f.drop.Dev })
+	back := func(n Nexthop) bool { return n.Dev == f.drop.Dev }
+	return slices.ContainsFunc(f.b.w.routings(f.view, f.netns), func(r *Routing) bool {
+		res := r.Lookup(f.query)
+		return !res.Uncertain && res.Type == "unicast" && slices.ContainsFunc(res.Route.Nexthops, back)
+	})
 }
 
 // droppedBy is what drops in the drop's namespace where the packet was: told by
