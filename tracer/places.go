@@ -202,9 +202,7 @@ func (p *places) update(s *stream) error {
 		if err := s.lookForBalancer(t); err != nil {
 			return err
 		}
-		if err := s.lookForExplainer(t); err != nil {
-			return err
-		}
+		t.lookForDirector()
 	}
 	return nil
 }

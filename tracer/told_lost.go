@@ -47,10 +47,11 @@ func causesAt(function string) causes {
 
 // toldLost is what the sink knows of it.
 type toldLost struct {
-	sysctls map[string]string
-	chains  []decoder.Chain
-	ipvs    *decoder.IPVS
-	next    [2]uint64 // boot time of the next look, without chains and with them
+	sysctls  map[string]string
+	chains   []decoder.Chain
+	ipvs     *decoder.IPVS
+	next     [2]uint64 // boot time of the next look, without chains and with them
+	director bool      // it had IPVS services when its devices or routes last changed
 }
 
 // Of what is read for a loss: how old it may be, and that reading takes at most
@@ -83,8 +84,13 @@ func (s *stream) refreshLost(inode uint32, now uint64, chains bool) error {
 		return err
 	}
 	for _, other := range s.places {
-		if other == t || !other.active || !other.explains() {
+		if other == t || other.ns.Path == "" || !other.explains() {
 			continue
+		}
+		if !other.active { // no record came from there
+			if err := s.activate(other.ns.Inode); err != nil {
+				return err
+			}
 		}
 		if l, err := place.ReadLost(other.ns, other.deviceList(), false); err == nil {
 			if err := s.tellLost(other, &l, false); err != nil {
@@ -122,28 +128,19 @@ func (s *stream) tellIPVS(t *told, table *decoder.IPVS) error {
 	return s.context(&decoder.Context{IPVS: table})
 }
 
-// lookForExplainer tells of a namespace with IPVS services or with a bridge that
-// is a gateway, though no record came from there: what is lost elsewhere is
-// explained with what a director sends there, and with the bridge's settings.
-func (s *stream) lookForExplainer(t *told) error {
-	if t.active && t.lost.ipvs != nil {
-		return nil
+// lookForDirector notes a namespace with IPVS services.
+func (t *told) lookForDirector() {
+	if t.lost.director {
+		return
 	}
 	table, err := place.ReadIPVS(t.ns)
-	director := err == nil && table != nil && len(table.Services) > 0
-	if !director && !t.isGateway() {
-		return nil
-	}
-	if !t.active {
-		if err := s.activate(t.ns.Inode); err != nil {
-			return err
-		}
-	}
-	return s.tellIPVS(t, table)
+	t.lost.director = err == nil && table != nil && len(table.Services) > 0
 }
 
-// explains tells whether what is lost elsewhere may be explained with its state.
-func (t *told) explains() bool { return t.lost.ipvs != nil || t.isGateway() }
+// explains tells whether what is lost elsewhere may be explained with its state:
+// with what a director sends there, and with the settings of a bridge that is the
+// gateway.
+func (t *told) explains() bool { return t.lost.director || t.lost.ipvs != nil || t.isGateway() }
 
 // isGateway tells a namespace with a bridge that others may have as a gateway.
 func (t *told) isGateway() bool {
