@@ -126,8 +126,9 @@ func unlearned(f *dropFacts) bool { return len(f.unlearnedPorts()) > 0 }
 // gateway is the bridge, in another namespace, that is the gateway of the drop's;
 // nil: none is known.
 func (f *dropFacts) gateway() (*view, *Device) {
+	const pods = 1024 // routes: a pod has less, and a router's are not looked through for each drop
 	r := f.routing()
-	if r == nil {
+	if r == nil || len(r.Routes) > pods {
 		return nil, nil
 	}
 	for i := range r.Routes {
