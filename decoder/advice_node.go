@@ -4,6 +4,7 @@ package decoder
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -31,6 +32,11 @@ var nodeAdvice = []adviceRow{
 		question: "G5", functions: []string{"br_flood", "br_handle_frame_finish", "br_dev_xmit"}, reasons: append([]string{"NO_TX_TARGET"}, unnamed...), when: unlearned,
 		because: "the bridge of {netns}/{dev} does not know behind which port {dst} is, and may not look: {unlearned}",
 		advice:  "set learning and flooding on the ports again (`bridge link set dev PORT learning on flood on` in {netns}); `bridge fdb show` says which addresses are known",
+	},
+	{
+		question: "G7", functions: []string{"__dev_forward_skb*", "veth_xmit"}, reasons: unnamed, when: func(f *dropFacts) bool { return f.device != nil && f.device.Kind == "veth" },
+		because: "the other end of {netns}/{dev}, a veth pair, takes no packet of {length} bytes: its MTU is smaller, or it is down",
+		advice:  "give both ends the same MTU (`ip link show dev {dev}` in {netns} says which namespace the other end is in), and see that the other end is up",
 	},
 	{
 		question: "G6", reasons: noSocket, when: notTranslatedBack,
@@ -315,6 +321,7 @@ var nodeTexts = map[string]func(*dropFacts) string{
 		return cmp.Or(names, "no port") + " neither learns nor takes what is flooded"
 	},
 	"tables": (*dropFacts).tables,
+	"length": func(f *dropFacts) string { return fmt.Sprint(f.ipLen()) },
 	"node": func(f *dropFacts) string {
 		v, _ := f.gateway()
 		if v == nil {

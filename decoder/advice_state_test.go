@@ -19,8 +19,8 @@ const (
 	nodeVIP = "10.54.213.148"
 	podAddr = "10.4.0.12"
 
-	inTCP, inFlood, inForward, inNFT, inHook, inNeigh, inFinish = 0xa001, 0xa002, 0xa003, 0xa004, 0xa005, 0xa006, 0xa007
-	noListener, noReason, badHeader, filtered, reversePath      = 81, 82, 83, 84, 85
+	inTCP, inFlood, inForward, inNFT, inHook, inNeigh, inFinish, inForwardSkb = 0xa001, 0xa002, 0xa003, 0xa004, 0xa005, 0xa006, 0xa007, 0xa008
+	noListener, noReason, badHeader, filtered, reversePath                    = 81, 82, 83, 84, 85
 )
 
 func nodeContexts() []*Context {
@@ -48,7 +48,7 @@ func nodeContexts() []*Context {
 	}
 	for at, name := range map[uint64]string{
 		inTCP: "tcp_v4_rcv", inFlood: "br_flood", inForward: "ip_forward", inNFT: "nft_do_chain", inHook: "nf_hook_slow", inNeigh: "neigh_invalidate",
-		inFinish: "ip_rcv_finish_core",
+		inFinish: "ip_rcv_finish_core", inForwardSkb: "__dev_forward_skb2",
 	} {
 		all = append(all, &Context{Symbol: &Symbol{Addr: at, Name: name + "+0x1"}})
 	}
@@ -161,8 +161,9 @@ func TestDropsExplainedByState(t *testing.T) {
 			func(s *stream) *packet { return s.tcp(1, 0, client, 1, "10.128.0.5", 80, syn) },
 			nsNode, uplink, filtered, inNFT, "", "a netfilter rule",
 		},
-		"one of two rules": {[]*Context{chains(two)}, toPod(80), nsNode, uplink, filtered, inNFT, "", "a netfilter rule"},
-		"not learnt":       {nil, toPod(80), nsNode, portPod, noReason, inFlood, "G5", "veth0002 neither learns"},
+		"one of two rules":          {[]*Context{chains(two)}, toPod(80), nsNode, uplink, filtered, inNFT, "", "a netfilter rule"},
+		"not learnt":                {nil, toPod(80), nsNode, portPod, noReason, inFlood, "G5", "veth0002 neither learns"},
+		"too big for the other end": {nil, toPod(80), nsNode, portPod, noReason, inForwardSkb, "G7", "the other end of node/veth0002, a veth pair, takes no packet of 40 bytes"},
 		"not translated back": {
 			[]*Context{sysctls(nsNode, "net.bridge.bridge-nf-call-iptables", "0")},
 			func(s *stream) *packet { return s.tcp(1, 0, "10.4.0.13", 8080, podAddr, 40000, synAck) },

@@ -54,6 +54,22 @@ func cbr0PodFaults() []Fault {
 			},
 		},
 		{
+			Name:     "small-pod-mtu",
+			Question: "G7",
+			Brief:    "p2's own device has a smaller MTU than its port of the bridge: large datagrams are lost between the two",
+			Traffic:  []string{"--udp", "-c", "4", "--size", cbr0LargeSize},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: node, Dev: p2.port,
+				Drops: slices.Concat(measured(4, "NOT_SPECIFIED", "__dev_forward_skb2", "__dev_forward_skb", "veth_xmit"),
+					measured(6, "NOT_SPECIFIED", "__dev_forward_skb2", "__dev_forward_skb", "veth_xmit")),
+				Advice:  "the packet is larger than the MTU of the pod's device, and nobody is told: give the pod's device and its port of the bridge the same MTU",
+				Because: "the other end of wm-cbr0-node/veth0002",
+				Fix:     "the same MTU",
+			},
+			break_: func(_ context.Context, w *World) error { return w.setMTU(port{p2.node, "eth0"}, cbr0SmallMTU) },
+			fix:    func(_ context.Context, w *World) error { return w.setMTU(port{p2.node, "eth0"}, cbr0MTU) },
+		},
+		{
 			Name:     "fdb-unlearned",
 			Question: "G5",
 			Brief:    "the bridge does not learn p2's address, and floods nothing",

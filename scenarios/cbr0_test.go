@@ -121,6 +121,7 @@ var cbr0Breaks = map[string]struct{ breaks, spares []Traffic }{
 
 	"pod-not-listening": {[]Traffic{{}, {UDP: true}, {To: "service"}, {To: "inbound", IPv6: true}}, []Traffic{{To: "hairpin"}, {To: "endpoint"}}},
 	"pod-gone":          {[]Traffic{{}, {To: "service"}, {To: "inbound", IPv6: true}}, []Traffic{{To: "hairpin"}, {To: "endpoint"}}},
+	"small-pod-mtu":     {[]Traffic{{Size: 1420, UDP: true}, {Size: 1420, UDP: true, IPv6: true}}, []Traffic{{}, {UDP: true}, {Size: 1420}}},
 	"fdb-unlearned":     {[]Traffic{{}, {IPv6: true}, {UDP: true}}, []Traffic{{To: "internet"}, {To: "endpoint"}}},
 
 	"icmp-filtered":          {[]Traffic{{To: "agent", Ping: true}, {To: "agent", Ping: true, IPv6: true}}, []Traffic{{To: "agent"}, {To: "endpoint", Ping: true}}},
