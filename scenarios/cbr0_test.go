@@ -218,7 +218,11 @@ func TestCBR0FaultsThatNeedBridgeNetfilter(t *testing.T) {
 func TestCBR0DownLeavesNothing(t *testing.T) {
 	before := exists("/sys/module/" + bridgeNetfilterModule)
 	w := upLab(t, cbr0)
-	for _, name := range []string{"cbr0-down", "forward-drop"} {
+	limit, err := readNumber(conntrackLimit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"cbr0-down", "forward-drop", "conntrack-full"} {
 		if err := w.Fault(timeout(t), name); err != nil {
 			t.Fatal(err)
 		}
@@ -227,6 +231,9 @@ func TestCBR0DownLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, cbr0)
+	if now, err := readNumber(conntrackLimit); err == nil && now != limit {
+		t.Errorf("the machine may track %d connections, it was %d", now, limit)
+	}
 	if after := exists("/sys/module/" + bridgeNetfilterModule); after != before {
 		t.Errorf("module %s: there before: %v, after: %v", bridgeNetfilterModule, before, after)
 	}

@@ -194,6 +194,8 @@ func TestTrafficParameters(t *testing.T) {
 		"ports run out":        {Traffic{Connections: 2, Source: netip.MustParseAddrPort("200.100.0.1:65535")}, false},
 		"last port":            {Traffic{Connections: 1, Source: netip.MustParseAddrPort("200.100.0.1:65535")}, true},
 		"negative":             {Traffic{Connections: -1}, false},
+		"echo requests":        {Traffic{Ping: true}, true},
+		"which of the two":     {Traffic{Ping: true, UDP: true}, false},
 	} {
 		_, dst, err := meridio.service.complete(c.traffic)
 		if (err == nil) != c.ok {
