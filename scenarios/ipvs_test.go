@@ -181,7 +181,7 @@ var ipvsBroken = map[string][]string{
 	"arp-answers":      {"arp tcp4", "arp udp4"},
 	"split-flows":      {"direct tcp4", "direct tcp6"},
 	"table-empty":      {"direct tcp4", "direct tcp6", "direct udp4", "direct udp6", "tunnel tcp4", "tunnel udp4"},
-	"conntrack-full":   {"direct tcp4", "direct udp4", "tunnel tcp4", "tunnel udp4"},
+	"conntrack-full":   {"direct tcp4", "direct udp4", "tunnel tcp4", "tunnel udp4", "masq tcp4", "masq udp4"},
 }
 
 func TestIPVSFaultsBreakAndClear(t *testing.T) {
