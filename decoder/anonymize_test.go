@@ -170,6 +170,9 @@ func fill(t *testing.T, v reflect.Value, secret string) {
 	case prefixType:
 		v.Set(reflect.ValueOf(netip.MustParsePrefix("198.51.100.0/24")))
 		return
+	case endType:
+		v.Set(reflect.ValueOf(netip.AddrPortFrom(netip.MustParseAddr(secret), 80)))
+		return
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -199,7 +202,7 @@ func fill(t *testing.T, v reflect.Value, secret string) {
 // deep is v with what its pointers point to.
 func deep(v reflect.Value) any {
 	switch {
-	case v.Type() == addrType, v.Type() == prefixType:
+	case v.Type() == addrType, v.Type() == prefixType, v.Type() == endType:
 		return fmt.Sprint(v.Interface())
 	case v.Kind() == reflect.Pointer:
 		if v.IsNil() {

@@ -29,6 +29,7 @@ func (a *Anonymizer) context(c *Context) *Context {
 var (
 	addrType   = reflect.TypeFor[netip.Addr]()
 	prefixType = reflect.TypeFor[netip.Prefix]()
+	endType    = reflect.TypeFor[netip.AddrPort]()
 )
 
 // value returns a copy of v, which is of a Context.
@@ -38,6 +39,9 @@ func (a *Anonymizer) value(v reflect.Value) reflect.Value {
 		return reflect.ValueOf(a.Addr(v.Interface().(netip.Addr)))
 	case prefixType:
 		return reflect.ValueOf(a.Prefix(v.Interface().(netip.Prefix)))
+	case endType:
+		end := v.Interface().(netip.AddrPort)
+		return reflect.ValueOf(netip.AddrPortFrom(a.Addr(end.Addr()), end.Port()))
 	}
 	out := reflect.New(v.Type()).Elem()
 	switch v.Kind() {

@@ -192,6 +192,9 @@ const (
 	headRouting
 	headQueues
 	headBalancer
+	headSysctls
+	headChains
+	headIPVS
 	headSymbol
 	headReason
 	headProcess
@@ -215,6 +218,12 @@ func keyOf(c *Context) headKey {
 		return headKey{kind: headQueues, netns: c.Queues.Netns}
 	case c.Balancer != nil:
 		return headKey{kind: headBalancer, netns: c.Balancer.Netns}
+	case c.Sysctls != nil:
+		return headKey{kind: headSysctls, netns: c.Sysctls.Netns}
+	case c.Chains != nil:
+		return headKey{kind: headChains, netns: c.Chains.Netns}
+	case c.IPVS != nil:
+		return headKey{kind: headIPVS, netns: c.IPVS.Netns}
 	case c.Symbol != nil:
 		return headKey{kind: headSymbol, x: c.Symbol.Addr}
 	case c.Reason != nil:

@@ -162,6 +162,7 @@ func (a *Anonymizer) ext(r *bpf.Record, ext []byte) bool {
 			a.name(name)
 		}
 		copy(ext, unsafe.Slice((*byte)(unsafe.Pointer(&x)), unsafe.Sizeof(x)))
+	case bpf.HookKfreeSkb: // the kernel's own addresses
 	case bpf.HookQueueEnter, bpf.HookQueueVerdict, bpf.HookConntrack, bpf.HookBridgeForward, bpf.HookBridgeFlood:
 	default:
 		return len(ext) == 0

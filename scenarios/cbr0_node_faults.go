@@ -87,12 +87,3 @@ func (w *World) unloop() error {
 	}
 	return eachOf(cbr0RemoteAddresses(), w.addAddress)
 }
-
-func (w *World) setForwarding(node, mode string) error {
-	for _, ip := range []string{"ipv4", "ipv6"} {
-		if err := w.setSysctl(node, ip+"/conf/all/forwarding", mode); err != nil {
-			return err
-		}
-	}
-	return nil
-}
