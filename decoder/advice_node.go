@@ -156,7 +156,7 @@ func (f *dropFacts) gateway() (*view, *Device) {
 // notTranslatedBack: the first answer of a connection comes from an address that
 // the connection was not opened to, by a bridge whose rules do not see it.
 func notTranslatedBack(f *dropFacts) bool {
-	if !f.local || f.rec.Proto == protoTCP && !f.synAck() {
+	if !f.local || f.rec.Proto == protoTCP && !f.synAck() || f.isVIP(f.src) {
 		return false
 	}
 	v, bridge := f.gateway()
@@ -185,7 +185,7 @@ func (f *dropFacts) tables() string {
 func podWithoutServer(f *dropFacts) bool {
 	_, bridge := f.gateway()
 	opens := f.rec.Proto != protoTCP || f.rec.TcpFlags&(flagSYN|flagACK) == flagSYN
-	return f.local && opens && bridge != nil
+	return f.local && opens && bridge != nil && !f.isVIP(f.dst)
 }
 
 // podGone: a bridge's own neighbour does not answer.
