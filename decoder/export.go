@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Export: a recording's packets as plain captures, one per device, as if
-// somebody had run a capture program on each of them.
+// somebody had run a capture program on each of them, or one per flow.
 
 package decoder
 
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 
 	"waymark/bpf"
@@ -25,19 +26,34 @@ const (
 	ExportPcap   ExportFormat = "pcap" // classic, with nanoseconds; no comments
 )
 
+// ExportOptions say what goes to which file.
+type ExportOptions struct {
+	Format ExportFormat
+	// Flows, if it is set, is what Merge gives of the same recording: there is
+	// then one file for each flow, with the packets of its journeys at every
+	// device they passed, and no file for packets that have no journey in it.
+	Flows iter.Seq[Told]
+}
+
+// exportFlows is how many flows have a file at most: each is an open file.
+const exportFlows = 1000
+
+// ErrManyFlows says that there would be too many files.
+var ErrManyFlows = fmt.Errorf("more than %d flows: choose some with a filter", exportFlows)
+
 // ExportFile names one file of an export.
 type ExportFile struct {
 	Format  ExportFormat
 	Node    string // node name, empty if not known
-	Name    string // NETNS/DEV
+	Name    string // NETNS/DEV, or the flow
 	Dropped bool   // the packets that died here, not those that passed
 	// L3 says that the packets have no link header. A pcapng file can hold
 	// both kinds, so it is set for classic pcap only.
 	L3 bool
 }
 
-// FileName is a name for the file, without a directory: NETNS-DEV, then
-// "dropped" and "l3" where it applies, then the format.
+// FileName is a name for the file, without a directory: NETNS-DEV or the flow's
+// PROTO-SRC-DST, then "dropped" and "l3" where it applies, then the format.
 func (f ExportFile) FileName() string {
 	name := strings.Map(func(c rune) rune {
 		switch {
@@ -64,21 +80,26 @@ type ExportResult struct {
 	Files   int
 	Packets uint64
 	// Skipped counts records with packet bytes that are in no file because
-	// they would only repeat a packet: copies and frees.
+	// they would only repeat a packet, copies and frees, or have no flow.
 	Skipped   uint64
 	Truncated bool // the recording is cut off, see ReplayResult
 }
 
 // Export writes the packets of the recording in to one file per device, and
-// one more per device for the packets that were dropped there. open is called
-// for each file when its first packet comes; Export closes what it opened.
-func Export(in io.Reader, format ExportFormat, open func(ExportFile) (io.WriteCloser, error)) (ExportResult, error) {
-	if format != ExportPcap && format != ExportPcapng {
-		return ExportResult{}, fmt.Errorf("unknown format %q: use pcap or pcapng", format)
+// one more per device for the packets that were dropped there, or to one file per
+// flow. open is called for each file when its first packet comes; Export closes
+// what it opened.
+func Export(in io.Reader, o ExportOptions, open func(ExportFile) (io.WriteCloser, error)) (ExportResult, error) {
+	if o.Format != ExportPcap && o.Format != ExportPcapng {
+		return ExportResult{}, fmt.Errorf("unknown format %q: use pcap or pcapng", o.Format)
 	}
 	e := exporter{
-		in: pcapng.NewReader(in), format: format, open: open,
+		in: pcapng.NewReader(in), format: o.Format, open: open,
 		files: map[ExportFile]*exportFile{},
+	}
+	if o.Flows != nil {
+		e.finder = newJourneyFinder(o.Flows)
+		defer e.finder.stop()
 	}
 	err := e.run()
 	for _, f := range e.files {
@@ -92,6 +113,7 @@ type exporter struct {
 	format ExportFormat
 	open   func(ExportFile) (io.WriteCloser, error)
 	files  map[ExportFile]*exportFile
+	finder *journeyFinder // nil: by device
 	result ExportResult
 	writer string // the last section's application
 
@@ -148,9 +170,20 @@ func (e *exporter) packet(p *pcapng.Packet) error {
 		e.result.Skipped++
 		return nil
 	}
+	if e.finder != nil {
+		j := e.finder.find(p, iface)
+		if j == nil || j.flow == "" {
+			e.result.Skipped++
+			return nil
+		}
+		id.Node, id.Name, id.Dropped = "", j.flow, false
+	}
 	id.L3 = e.format == ExportPcap && iface.LinkType == pcapng.LinkRaw
 	f := e.files[id]
 	if f == nil {
+		if e.finder != nil && len(e.files) == exportFlows {
+			return ErrManyFlows
+		}
 		var err error
 		if f, err = e.create(id); err != nil {
 			return err

@@ -18,7 +18,7 @@ import (
 // needed. Files of an earlier export are replaced. If two devices would share
 // a file name, the second has its node in front. It refuses to replace the
 // recording itself.
-func ExportDir(in *os.File, format ExportFormat, dir string) (ExportResult, error) {
+func ExportDir(in *os.File, o ExportOptions, dir string) (ExportResult, error) {
 	source, err := in.Stat()
 	if err != nil {
 		return ExportResult{}, err
@@ -32,7 +32,7 @@ func ExportDir(in *os.File, format ExportFormat, dir string) (ExportResult, erro
 	}
 	defer root.Close()
 	used := map[string]bool{}
-	return Export(in, format, func(f ExportFile) (io.WriteCloser, error) {
+	return Export(in, o, func(f ExportFile) (io.WriteCloser, error) {
 		name := unusedName(used, f)
 		used[name] = true
 		if there, err := root.Stat(name); err == nil && os.SameFile(there, source) {

@@ -23,7 +23,7 @@ import (
 func exported(t *testing.T, items []any, format ExportFormat) (dir string, names []string, r ExportResult) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "new", "dir")
-	r, err := ExportDir(openFile(t, onDisk(t, recorded(t, items))), format, dir)
+	r, err := ExportDir(openFile(t, onDisk(t, recorded(t, items))), ExportOptions{Format: format}, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestExportPcapng(t *testing.T) {
 	if bytes.Contains(file, []byte("waymark\x01")) {
 		t.Error("the export still has the record in it")
 	}
-	if _, err := Export(bytes.NewReader(file), ExportPcap, nil); !errors.Is(err, ErrNoRecords) {
+	if _, err := Export(bytes.NewReader(file), ExportOptions{Format: ExportPcap}, nil); !errors.Is(err, ErrNoRecords) {
 		t.Error("exported an export:", err)
 	}
 	if _, err := Replay(bytes.NewReader(file), &tape{}); !errors.Is(err, ErrNoRecords) {
@@ -144,20 +144,20 @@ func TestExportRefuses(t *testing.T) {
 	if err := os.WriteFile(path, file, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ExportDir(openFile(t, path), ExportPcapng, dir); err == nil || !strings.Contains(err.Error(), "another --dir") {
+	if _, err := ExportDir(openFile(t, path), ExportOptions{Format: ExportPcapng}, dir); err == nil || !strings.Contains(err.Error(), "another --dir") {
 		t.Error("replaced the recording itself:", err)
 	}
 	if after, _ := os.ReadFile(path); !bytes.Equal(after, file) {
 		t.Error("the recording was changed")
 	}
-	if _, err := Export(bytes.NewReader(file), "xml", nil); err == nil {
+	if _, err := Export(bytes.NewReader(file), ExportOptions{Format: "xml"}, nil); err == nil {
 		t.Error("no error for an unknown format")
 	}
 	full := errors.New("no space left on device")
-	if _, err := Export(bytes.NewReader(file), ExportPcap, func(ExportFile) (io.WriteCloser, error) { return nil, full }); !errors.Is(err, full) {
+	if _, err := Export(bytes.NewReader(file), ExportOptions{Format: ExportPcap}, func(ExportFile) (io.WriteCloser, error) { return nil, full }); !errors.Is(err, full) {
 		t.Error(err)
 	}
-	if _, err := Export(strings.NewReader("text, and no capture"), ExportPcap, nil); !errors.Is(err, pcapng.ErrNotPcapng) {
+	if _, err := Export(strings.NewReader("text, and no capture"), ExportOptions{Format: ExportPcap}, nil); !errors.Is(err, pcapng.ErrNotPcapng) {
 		t.Error(err)
 	}
 }
@@ -165,7 +165,7 @@ func TestExportRefuses(t *testing.T) {
 func TestExportTruncated(t *testing.T) {
 	file := recorded(t, journeyItems())
 	var names []string
-	r, err := Export(bytes.NewReader(file[:len(file)/2]), ExportPcapng, func(f ExportFile) (io.WriteCloser, error) {
+	r, err := Export(bytes.NewReader(file[:len(file)/2]), ExportOptions{Format: ExportPcapng}, func(f ExportFile) (io.WriteCloser, error) {
 		names = append(names, f.Name)
 		return nopCloser{io.Discard}, nil
 	})

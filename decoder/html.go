@@ -63,22 +63,32 @@ type HTMLWriter struct {
 	left    uint64 // journeys beyond the limit
 
 	strings  map[string]int // numbers of strings that journeys refer to
-	session  *Session
-	names    map[uint32]string // by inode
-	devices  map[pageDeviceID]*Device
-	boxes    map[string]int // numbers of boxes
-	boxNames []string
+	nodes    map[string]*pageNode
+	order    []*pageNode // as they came
+	source   *pageSource // of the contexts that come to the writer itself
+	boxes    map[pageBoxID]int
+	boxNames []pageBoxID
 	notes    []string
 }
 
-type pageDeviceID struct{ netns, index uint32 }
+// pageNode is what contexts said about one node.
+type pageNode struct {
+	session *Session
+	names   map[uint32]string // of namespaces and pods, by inode
+	devices map[pageDeviceID]*Device
+}
+
+type (
+	pageDeviceID struct{ netns, index uint32 }
+	pageBoxID    struct{ node, name string }
+)
 
 // pageWorld is what the page's journeys refer to, and what it says of the
 // recording.
 type pageWorld struct {
 	Title   string    `json:"title"`
-	Node    string    `json:"node,omitempty"`
-	Kernel  string    `json:"kernel,omitempty"`
+	Nodes   []string  `json:"nodes"`
+	Kernels []string  `json:"kernels"`
 	Version string    `json:"version,omitempty"`
 	Filter  []string  `json:"filter,omitempty"`
 	Notes   []string  `json:"notes"`
@@ -89,6 +99,7 @@ type pageWorld struct {
 // pageBox is a namespace or pod.
 type pageBox struct {
 	Name    string       `json:"name"`
+	Node    string       `json:"node,omitempty"`
 	Devices []pageDevice `json:"devices"`
 }
 
@@ -107,24 +118,62 @@ func NewHTMLWriter(w io.Writer, o HTMLOptions) *HTMLWriter {
 	}
 	return &HTMLWriter{
 		w: bufio.NewWriterSize(w, 64<<10), opt: o, text: NewTextWriter(io.Discard, TextOptions{}),
-		strings: map[string]int{"": 0}, names: map[uint32]string{}, devices: map[pageDeviceID]*Device{}, boxes: map[string]int{},
+		strings: map[string]int{"": 0}, nodes: map[string]*pageNode{}, boxes: map[pageBoxID]int{},
 	}
 }
 
 // Record implements Sink.
 func (p *HTMLWriter) Record([]byte) error { return nil }
 
-// Context implements Sink.
+// Context implements Sink, for the contexts of the page's only recording.
 func (p *HTMLWriter) Context(c *Context) error {
-	switch {
-	case c.Session != nil && p.session == nil:
-		p.session = c.Session
-	case c.Namespace != nil && len(p.names) < maxNamespaces:
-		p.names[c.Namespace.Inode] = cmp.Or(c.Namespace.Pod, c.Namespace.Name)
-	case c.Device != nil && !c.Device.Removed && len(p.devices) < maxDevices:
-		p.devices[pageDeviceID{c.Device.Netns, c.Device.Index}] = c.Device
+	if p.source == nil {
+		p.source = &pageSource{p: p}
+	}
+	return p.source.Context(c)
+}
+
+// Source is a Sink for the contexts of one recording of several.
+func (p *HTMLWriter) Source() Sink { return &pageSource{p: p} }
+
+// pageSource knows which node the contexts of a recording are about.
+type pageSource struct {
+	p   *HTMLWriter
+	now *pageNode
+}
+
+// Record implements Sink.
+func (s *pageSource) Record([]byte) error { return nil }
+
+// Context implements Sink.
+func (s *pageSource) Context(c *Context) error {
+	if c.Session != nil {
+		s.now = s.p.node(c.Session.Node)
+		if s.now.session == nil {
+			s.now.session = c.Session
+		}
+		return nil
+	}
+	if s.now == nil {
+		s.now = s.p.node("")
+	}
+	switch n := s.now; {
+	case c.Namespace != nil && len(n.names) < maxNamespaces:
+		n.names[c.Namespace.Inode] = cmp.Or(c.Namespace.Pod, c.Namespace.Name)
+	case c.Device != nil && !c.Device.Removed && len(n.devices) < maxDevices:
+		n.devices[pageDeviceID{c.Device.Netns, c.Device.Index}] = c.Device
 	}
 	return nil
+}
+
+func (p *HTMLWriter) node(name string) *pageNode {
+	n := p.nodes[name]
+	if n == nil {
+		n = &pageNode{names: map[uint32]string{}, devices: map[pageDeviceID]*Device{}}
+		p.nodes[name] = n
+		p.order = append(p.order, n)
+	}
+	return n
 }
 
 // Note adds a sentence about the whole recording to the page.
@@ -166,7 +215,7 @@ func (p *HTMLWriter) Journey(j *Journey) error {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = p.line(b, &l)
+		b = p.line(b, &l, j.Node)
 	}
 	p.buf = append(b, "]}"...)
 	_, err := p.w.Write(p.buf)
@@ -174,10 +223,10 @@ func (p *HTMLWriter) Journey(j *Journey) error {
 }
 
 // line is [kind, what, ns, box + 1, device, mark, trail], without zeros at the end.
-func (p *HTMLWriter) line(b []byte, l *textLine) []byte {
+func (p *HTMLWriter) line(b []byte, l *textLine, node string) []byte {
 	box := 0
 	if l.box != "" {
-		box = p.box(l.box) + 1
+		box = p.box(pageBoxID{node, l.box}) + 1
 	}
 	v := [...]uint64{uint64(p.ref(l.kind)), uint64(p.ref(l.what)), l.t, uint64(box), uint64(p.ref(l.dev)), uint64(p.ref(l.mark)), l.trail}
 	n := len(v)
@@ -209,12 +258,12 @@ func (p *HTMLWriter) ref(s string) int {
 	return n
 }
 
-func (p *HTMLWriter) box(name string) int {
-	n, ok := p.boxes[name]
+func (p *HTMLWriter) box(id pageBoxID) int {
+	n, ok := p.boxes[id]
 	if !ok {
 		n = len(p.boxes)
-		p.boxes[name] = n
-		p.boxNames = append(p.boxNames, name)
+		p.boxes[id] = n
+		p.boxNames = append(p.boxNames, id)
 	}
 	return n
 }
@@ -254,40 +303,53 @@ func (p *HTMLWriter) Close() error {
 }
 
 func (p *HTMLWriter) world() *pageWorld {
-	w := &pageWorld{Title: p.opt.Title, Notes: p.notes, Strings: make([]string, len(p.strings)), Boxes: make([]pageBox, len(p.boxNames))}
+	w := &pageWorld{Title: p.opt.Title, Notes: p.notes, Nodes: []string{}, Kernels: []string{}, Strings: make([]string, len(p.strings)), Boxes: make([]pageBox, len(p.boxNames))}
 	if w.Notes == nil {
 		w.Notes = []string{}
-	}
-	if s := p.session; s != nil {
-		w.Node, w.Kernel, w.Version, w.Filter = s.Node, s.Kernel, s.Version, s.Filter
 	}
 	for s, n := range p.strings {
 		w.Strings[n] = s
 	}
-	for i, name := range p.boxNames {
-		w.Boxes[i] = pageBox{Name: name, Devices: []pageDevice{}}
+	for i, id := range p.boxNames {
+		w.Boxes[i] = pageBox{Name: id.name, Node: id.node, Devices: []pageDevice{}}
 	}
-	// By their numbers, as `ip link` has them.
-	ids := make([]pageDeviceID, 0, len(p.devices))
-	for id := range p.devices {
+	for _, n := range p.order {
+		if n.session == nil {
+			continue
+		}
+		w.Nodes = append(w.Nodes, n.session.Node)
+		if !slices.Contains(w.Kernels, n.session.Kernel) {
+			w.Kernels = append(w.Kernels, n.session.Kernel)
+		}
+		w.Version, w.Filter = n.session.Version, n.session.Filter
+	}
+	for name, n := range p.nodes {
+		p.addDevices(w, name, n)
+	}
+	return w
+}
+
+// addDevices adds those of a node to its boxes, by their numbers, as `ip link` has them.
+func (p *HTMLWriter) addDevices(w *pageWorld, node string, n *pageNode) {
+	ids := make([]pageDeviceID, 0, len(n.devices))
+	for id := range n.devices {
 		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, func(a, b pageDeviceID) int {
 		return cmp.Or(cmp.Compare(a.netns, b.netns), cmp.Compare(a.index, b.index))
 	})
 	for _, id := range ids {
-		n, ok := p.boxes[p.names[id.netns]]
+		box, ok := p.boxes[pageBoxID{node, n.names[id.netns]}]
 		if !ok {
 			continue
 		}
-		d := p.devices[id]
+		d := n.devices[id]
 		pd := pageDevice{Name: d.Name, Kind: d.Kind, MAC: d.MAC, MTU: d.MTU}
 		for _, a := range d.Addrs {
 			pd.Addrs = append(pd.Addrs, a.String())
 		}
-		w.Boxes[n].Devices = append(w.Boxes[n].Devices, pd)
+		w.Boxes[box].Devices = append(w.Boxes[box].Devices, pd)
 	}
-	return w
 }
 
 // pageParts are what comes before and after the data. The policy names the

@@ -24,6 +24,9 @@ type Recording struct {
 	// DropKinds goes by, the stream's time.
 	Drops bool
 
+	// Contexts, if set, sees each context before what is told of it.
+	Contexts Sink
+
 	// What is known once it was read.
 	Result   ReplayResult
 	Before   []ReplayResult // of the parts before the last one that was read; Result is that one's
@@ -198,6 +201,11 @@ func (t *telling) Record(raw []byte) error {
 }
 
 func (t *telling) Context(c *Context) error {
+	if t.r.Contexts != nil {
+		if err := t.r.Contexts.Context(c); err != nil {
+			return err
+		}
+	}
 	if err := t.s.Context(c); err != nil {
 		return err
 	}

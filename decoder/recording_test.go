@@ -363,7 +363,7 @@ func TestDamagedRecording(t *testing.T) {
 		if err != nil && !errors.As(err, &fault) && !errors.Is(err, ErrNoRecords) && !errors.Is(err, ErrNewerRecording) {
 			t.Fatal(err)
 		}
-		_, _ = Export(bytes.NewReader(damaged), ExportPcapng, func(ExportFile) (io.WriteCloser, error) {
+		_, _ = Export(bytes.NewReader(damaged), ExportOptions{Format: ExportPcapng}, func(ExportFile) (io.WriteCloser, error) {
 			return nopCloser{io.Discard}, nil
 		})
 	}

@@ -78,7 +78,7 @@ func TestBadInputIsOneLineAndAnExitCode(t *testing.T) {
 		{[]string{"replay", "--expect", "/no/such/file", stored}, exitUsage, "no such file"},
 		{[]string{"replay", "--expect", dir, stored}, exitUsage, "directory"},
 		{[]string{"export", "--format", "gif", text}, exitUsage, "pcapng, pcap or json"},
-		{[]string{"export", "--html", filepath.Join(dir, "x.html"), "--dir", dir, text}, exitUsage, "leave out --format and --dir"},
+		{[]string{"export", "--html", filepath.Join(dir, "x.html"), "--dir", dir, text}, exitUsage, "leave out --format, --dir"},
 		{[]string{"export", "--html", text, text}, exitUsage, "the recording itself"},
 		{[]string{"export", "--html", filepath.Join(dir, "x.html"), text}, exitUsage, "not a pcapng file"},
 		{[]string{"export", "--html", filepath.Join(dir, "no", "x.html"), "../../scenarios/meridio/no-listener.pcapng"}, exitUsage, "write the page"},

@@ -17,6 +17,7 @@ func commands() []command {
 		{name: "record", brief: "record matching packets and what explains them", help: recordHelp, run: runRecord},
 		{name: "replay", brief: "print a recording's journeys again", help: replayHelp, run: runReplay},
 		{name: "export", brief: "turn a recording into plain captures per device, or one page", help: exportHelp, run: runExport},
+		{name: "extcap", brief: "be a capture interface of Wireshark's", help: extcapHelp, run: runExtcap},
 		lbCommand,
 		labCommand,
 		{name: "doctor", brief: "say what this kernel and these privileges allow", help: doctorHelp, run: runDoctor},
@@ -35,6 +36,9 @@ func dispatch(args []string) error {
 	case "help", "-h", "--help":
 		printCommands(os.Stdout)
 		return nil
+	}
+	if calledByWireshark(args[1:]) {
+		return runExtcap(args[1:])
 	}
 	c := lookup(args[1])
 	if c == nil {

@@ -7,55 +7,60 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"waymark/decoder"
 )
 
-// exportHTML makes a page of a recording. What is whole of a damaged one is on
-// the page, which says so.
-func exportHTML(recording, path string) error {
-	in, err := os.Open(recording)
-	if err != nil {
-		return fmt.Errorf("open the recording: %w", err)
-	}
-	defer in.Close()
-	source, err := in.Stat()
-	if err != nil {
-		return fmt.Errorf("open the recording: %w", err)
-	}
-	if there, err := os.Stat(path); err == nil && os.SameFile(there, source) {
-		return fmt.Errorf("%s is the recording itself: name another file for the page", path)
+// exportHTML makes a page of recordings. What is whole of damaged ones is on the
+// page, which says so.
+func exportHTML(paths []string, path string, o replayOptions) error {
+	var names []string
+	var recordings []*decoder.Recording
+	for _, name := range paths {
+		in, err := os.Open(name)
+		if err != nil {
+			return fmt.Errorf("open the recording: %w", err)
+		}
+		defer in.Close()
+		if err := notItself(in, path); err != nil {
+			return err
+		}
+		names = append(names, filepath.Base(name))
+		recordings = append(recordings, &decoder.Recording{In: in, Options: o.decoder()})
 	}
 	out := &pageFile{path: path}
-	page := decoder.NewHTMLWriter(out, decoder.HTMLOptions{Title: filepath.Base(recording)})
+	page := decoder.NewHTMLWriter(out, decoder.HTMLOptions{Title: strings.Join(names, ", ")})
+	for _, r := range recordings {
+		r.Contexts = page.Source()
+	}
 	var written error // first error
-	keep := func(err error) {
-		if written == nil {
-			written = err
+	for t := range decoder.Merge(recordings) {
+		if t.Journey == nil {
+			continue
+		}
+		if written = page.Journey(t.Journey); written != nil {
+			break
 		}
 	}
-	s := newStitcher(decoder.Options{Emit: func(j *decoder.Journey) { keep(page.Journey(j)) }})
-	result, damage := decoder.Replay(in, pageSink{s, page})
-	s.Flush()
-	if damage != nil && result.Records == 0 {
-		return fmt.Errorf("%s: %w", recording, damage)
+	var damage error
+	for i, r := range recordings {
+		if r.Err != nil && r.Result.Records == 0 {
+			return fmt.Errorf("%s: %w", paths[i], r.Err)
+		}
+		notePage(page, paths[i], r)
+		if r.Err != nil && damage == nil {
+			damage = fmt.Errorf("%s: %w", paths[i], r.Err)
+		}
 	}
-	if result.Truncated {
-		fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: exported up to there\n", recording, result.Offset)
-		page.Note("the recording is cut off: the page tells what came before")
+	if written == nil {
+		written = page.Close()
 	}
-	if damage != nil {
-		page.Note("the recording is damaged: the page tells what came before that")
-	}
-	if st := s.Stats(); st.Lost > 0 || st.Untracked > 0 {
-		page.Note(fmt.Sprintf("%d records were lost and %d packets could not be followed: packets that this may concern say so", st.Lost, st.Untracked))
-	}
-	keep(page.Close())
 	if err := errors.Join(written, out.close()); err != nil {
 		return fmt.Errorf("write the page: %w", err)
 	}
 	if damage != nil {
-		return fmt.Errorf("%s: %w", recording, damage)
+		return damage
 	}
 	shown, left := page.Journeys()
 	fmt.Printf("%s: %d packet", path, shown)
@@ -69,19 +74,19 @@ func exportHTML(recording, path string) error {
 	return nil
 }
 
-// pageSink gives a recording's stream to the stitcher and the page.
-type pageSink struct {
-	s *decoder.Stitcher
-	p *decoder.HTMLWriter
-}
-
-// Record implements decoder.Sink.
-func (k pageSink) Record(raw []byte) error { return k.s.Record(raw) }
-
-// Context implements decoder.Sink. The page knows a device before the journeys
-// that the stitcher ends with this context.
-func (k pageSink) Context(c *decoder.Context) error {
-	return errors.Join(k.p.Context(c), k.s.Context(c))
+// notePage says on the page what it cannot tell of the recording.
+func notePage(page *decoder.HTMLWriter, path string, r *decoder.Recording) {
+	name := filepath.Base(path)
+	if r.Result.Truncated {
+		fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: exported up to there\n", path, r.Result.Offset)
+		page.Note(name + " is cut off: the page tells what came before")
+	}
+	if r.Err != nil {
+		page.Note(name + " is damaged: the page tells what came before that")
+	}
+	if s := r.Status; s != nil && (s.Lost > 0 || s.Untracked > 0) {
+		page.Note(fmt.Sprintf("in %s, %d records were lost and %d packets could not be followed: packets that this may concern say so", name, s.Lost, s.Untracked))
+	}
 }
 
 // pageFile is made when its first bytes come: what is no recording costs no

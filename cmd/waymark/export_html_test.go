@@ -28,7 +28,7 @@ func TestExportHTML(t *testing.T) {
 		says              []string
 	}{
 		{recording, "", []string{"<title>no-listener.pcapng</title>", "dropped: NOT_SPECIFIED at nf_queue+0x21f", "advice: start the balancer"}},
-		{cut, "is cut off at byte", []string{"<title>cut.pcapng</title>", "dropped: NOT_SPECIFIED", "the recording is cut off"}},
+		{cut, "is cut off at byte", []string{"<title>cut.pcapng</title>", "dropped: NOT_SPECIFIED", "cut.pcapng is cut off"}},
 	} {
 		page := filepath.Join(dir, "page.html")
 		stdout, stderr, code := run0(t, "export", "--html", page, tt.recording)

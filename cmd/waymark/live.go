@@ -102,7 +102,9 @@ func (l *live) run() error {
 		l.log.Debug().Str("hook", name).Err(why).Msg("not available here")
 	}
 	devices, namespaces := t.Attached()
-	fmt.Fprintf(os.Stderr, "waymark: tracing on %d devices in %d namespaces\n", devices, namespaces)
+	if !l.quiet {
+		fmt.Fprintf(os.Stderr, "waymark: tracing on %d devices in %d namespaces\n", devices, namespaces)
+	}
 
 	if l.flags.duration > 0 {
 		var cancel context.CancelFunc

@@ -75,6 +75,6 @@ function drawOutcomes() {
 }
 $("name").textContent = world.title;
 $("about").textContent = [several(journeys.length, "packet") + " in " + several(flows.length, "flow"),
-  world.node && "node " + world.node, world.kernel && "Linux " + world.kernel,
+  world.nodes.length && (world.nodes.length > 1 ? "nodes " : "node ") + world.nodes.join(", "), world.kernels.length && "Linux " + world.kernels.join(", "),
   world.filter && "filter " + world.filter.join(" ")].filter(Boolean).join(" · ");
 $("notes").replaceChildren(...world.notes.map((n) => el("p", {}, n)));

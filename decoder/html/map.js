@@ -31,6 +31,9 @@ function drawMap(j, steps) {
   }
   const root = svg("svg", { viewBox: "0 0 " + plan.w + " " + plan.h, width: down ? plan.w : Math.min(plan.w, room), role: "img", "aria-label": "the way of the packet: " + steps.map(placeOf).join(", ") });
   root.append(svg("defs", {}, svg("marker", { id: "tip", viewBox: "0 0 10 10", refX: 8, refY: 5, markerWidth: 11, markerHeight: 11, markerUnits: "userSpaceOnUse", orient: "auto" }, svg("path", { d: "M0 0L10 5L0 10Z", class: "tip" }))));
+  for (const f of plan.frames)
+    root.append(svg("g", { class: "node" }, svg("title", {}, "node " + f.node), svg("rect", { x: f.x, y: f.y, width: f.w, height: f.h, rx: 12 }),
+      svg("text", { x: f.x + 12, y: f.y + 16 }, cut("node " + f.node, Math.floor((f.w - 16) / 6.4)))));
   const on = new Set(steps.map((s) => s.box));
   for (const b of shownBoxes) {
     const dead = end && outcome(j) === "dropped" && end.box === b.n;
@@ -84,10 +87,30 @@ const layersOf = (list) => {
   return [...by].sort((a, b) => a[0] - b[0]).map((x) => x[1]);
 };
 
-// across lays the world out from left to right.
-function across(list, keep, tail) {
+// framed lays nodes out below each other, each in a frame if there are several.
+// lay gives the size of a list of boxes, laid out from a place on.
+function framed(list, lay, pad) {
+  const nodes = [...new Set(list.map((b) => b.node))];
+  if (nodes.length < 2) return { ...lay(list, 0, 0), frames: [] };
+  const frames = [], top = 20;
+  let y = 4, w = 0;
+  for (const node of nodes) {
+    const p = lay(list.filter((b) => b.node === node), pad, y + top);
+    frames.push({ node, x: 2, y, w: p.w + 2 * pad - 4, h: p.h + top });
+    w = Math.max(w, p.w + 2 * pad);
+    y += p.h + top + 16;
+  }
+  for (const f of frames) f.w = w - 4;
+  return { w, h: y, frames };
+}
+
+const across = (list, keep, tail) => framed(list, (boxes, x, y) => layAcross(boxes, keep, tail, x, y), 10);
+const along = (list, keep, width, tail) => framed(list, (boxes, x, y) => layAlong(boxes, keep, width - 2 * x, tail, x, y), 8);
+
+// layAcross lays boxes out from left to right.
+function layAcross(list, keep, tail, left, top) {
   const gapX = 44, gapY = 20, edge = 12, stick = 10;
-  let x = edge + stick, height = 0;
+  let x = left + edge + stick, height = 0;
   const columns = layersOf(list).map((column) => {
     let w = 0, h = -gapY;
     for (const b of column) {
@@ -103,13 +126,13 @@ function across(list, keep, tail) {
     return { column, w, h };
   });
   for (const { column, w, h } of columns) {
-    let y = edge + (height - h) / 2;
+    let y = top + edge + (height - h) / 2;
     for (const b of column) {
       b.x = x; b.y = y; b.w = w;
       const rows = Math.max(b.sides.a.length, b.sides.b.length, 1);
       for (const side of ["a", "b"]) {
-        const list = b.sides[side], w = wide(list), top = b.y + 34 + (rows - list.length) * (chipH + 12) / 2;
-        list.forEach((c, i) => setChip(c, side === "a" ? b.x - stick : b.x + b.w - w + stick, top + i * (chipH + 12), w, side, false));
+        const list = b.sides[side], w = wide(list), from = b.y + 34 + (rows - list.length) * (chipH + 12) / 2;
+        list.forEach((c, i) => setChip(c, side === "a" ? b.x - stick : b.x + b.w - w + stick, from + i * (chipH + 12), w, side, false));
       }
       const from = b.x + (b.sides.a.length ? wide(b.sides.a) - stick : 0), to = b.x + b.w - (b.sides.b.length ? wide(b.sides.b) - stick : 0);
       const mw = wide(b.sides.mid) + 14;
@@ -119,20 +142,20 @@ function across(list, keep, tail) {
     }
     x += w + gapX + 2 * stick;
   }
-  return { w: x - gapX - stick + edge, h: height + 2 * edge + 10 };
+  return { w: x - left - gapX - stick + edge, h: height + 2 * edge + 10 };
 }
 
-// along lays it out from the top down, for narrow windows.
-function along(list, keep, width, tail) {
+// layAlong lays them out from the top down, for narrow windows.
+function layAlong(list, keep, width, tail, left, top) {
   const gapY = 44, edge = 6;
-  let y = edge;
+  let y = top + edge;
   for (const row of layersOf(list)) {
     const w = (width - 2 * edge - (row.length - 1) * 8) / row.length;
     let tallest = 0;
     row.forEach((b, i) => {
       b.sides = pick(b, keep, true);
       b.more = "";
-      b.x = edge + i * (w + 8); b.y = y; b.w = w;
+      b.x = left + edge + i * (w + 8); b.y = y; b.w = w;
       b.h = 58 + (b.sides.a.length && b.sides.b.length ? 80 : tail && tail.box === b.n ? tail.far + 24 : 16) + b.sides.mid.length * (chipH + 26);
       tallest = Math.max(tallest, b.h);
     });
@@ -149,5 +172,5 @@ function along(list, keep, width, tail) {
     }
     y += tallest + gapY;
   }
-  return { w: width, h: y - gapY + 22 };
+  return { w: width, h: y - top - gapY + 22 };
 }

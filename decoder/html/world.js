@@ -23,7 +23,7 @@ const lineOf = (a) => ({ kind: S[a[0]], group: S[a[0]].split("/")[0], what: S[a[
 const linesOf = (j) => j.l.map(lineOf);
 const outcome = (j) => S[j.o];
 
-const boxes = world.boxes.map((b, i) => ({ n: i, name: b.name, known: b.devices, chips: new Map(), layer: 0 }));
+const boxes = world.boxes.map((b, i) => ({ n: i, name: b.name, node: b.node || "", known: b.devices, chips: new Map(), layer: 0 }));
 function chipOf(b, dev) {
   let c = boxes[b].chips.get(dev);
   if (!c) {

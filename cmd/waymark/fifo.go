@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"waymark/decoder"
+	"waymark/tracer"
+)
+
+// fifo is a recording for a reader that may go at any time: that ends the trace
+// and is no error.
+type fifo struct {
+	rec  *decoder.Recorder
+	out  *os.File
+	gone bool
+}
+
+func newFifo(out *os.File) *fifo {
+	return &fifo{rec: decoder.NewRecorder(out, decoder.RecorderOptions{}), out: out}
+}
+
+// Record implements decoder.Sink.
+func (f *fifo) Record(raw []byte) error { return f.judge(f.rec.Record(raw)) }
+
+// Context implements decoder.Sink. At each tick of the stream's clock it shows
+// the reader what there is, and looks whether it is still there: where nothing
+// happens, nothing is written that could fail.
+func (f *fifo) Context(c *decoder.Context) error {
+	if f.gone {
+		return nil // the trace's end is told to nobody
+	}
+	if err := f.judge(f.rec.Context(c)); err != nil || c.Clock == nil {
+		return err
+	}
+	if err := f.judge(f.rec.Flush()); err != nil {
+		return err
+	}
+	if f.hasNoReader() {
+		return f.judge(syscall.EPIPE)
+	}
+	return nil
+}
+
+func (f *fifo) hasNoReader() bool {
+	raw, err := f.out.SyscallConn()
+	if err != nil {
+		return false
+	}
+	none := false
+	err = raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(poll, 0)
+		none = err == nil && n > 0 && poll[0].Revents&unix.POLLERR != 0
+	})
+	return err == nil && none
+}
+
+func (f *fifo) judge(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, os.ErrDeadlineExceeded):
+		f.gone = true
+		return tracer.ErrDone
+	}
+	return fmt.Errorf("write to the fifo: %w", err)
+}
+
+func (f *fifo) close() error {
+	if f.gone {
+		return nil
+	}
+	if err := f.judge(f.rec.Close()); !errors.Is(err, tracer.ErrDone) {
+		return err
+	}
+	return nil
+}
