@@ -102,8 +102,12 @@ func (f *journeyFinder) add(j *Journey) {
 		}
 		line := foundLine{at: j.Start + WallTime(l.t), trail: cmp.Or(l.trail, j.seq.trail), what: l.what}
 		line.device = strings.HasPrefix(l.kind, GroupDevice+"/")
-		line.said = l.kind == lineEnd || line.device && (l.what == "enters" || l.what == "leaves") && l.mark == ""
-		if l.mark != "" {
+		bare := line.device && (l.what == "enters" || l.what == "leaves")
+		line.said = l.kind == lineEnd || bare && l.mark == ""
+		switch {
+		case bare:
+			line.what = l.mark
+		case l.mark != "":
 			line.what += ", " + l.mark
 		}
 		if l.kind == lineEnd {

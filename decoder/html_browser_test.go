@@ -111,6 +111,23 @@ func TestHTMLShowsWhereAPacketDied(t *testing.T) {
 
 func pageID(t *testing.T, page string, n int) string { return readPage(t, page).journeys[n].ID }
 
+// TestHTMLFramesNodes: a frame for each, at both widths.
+func TestHTMLFramesNodes(t *testing.T) {
+	page := twoNodes(t)
+	for _, size := range []string{"1280,900", "390,800"} {
+		dom := browse(t, page, "", size)
+		if dom == "" {
+			return
+		}
+		body, _ := drawn(t, dom)
+		for _, want := range []string{`<title>node n1</title>`, `<title>node n2</title>`, "nodes n1, n2"} {
+			if strings.Count(body, want) != 1 {
+				t.Errorf("%s: the page does not show %s once", size, want)
+			}
+		}
+	}
+}
+
 func TestHTMLObeysNoNameInABrowser(t *testing.T) {
 	page, _ := pageOf(t, evilStream(t), HTMLOptions{Title: evil[0]})
 	dom := browse(t, page, "", "1400,900")

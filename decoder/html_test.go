@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -28,8 +29,10 @@ type pageData struct {
 		Title   string
 		Notes   []string
 		Strings []string
+		Nodes   []string
 		Boxes   []struct {
 			Name    string
+			Node    string
 			Devices []struct {
 				Name, Kind string
 				Addrs      []string
@@ -136,6 +139,38 @@ func TestHTMLKnowsDevices(t *testing.T) {
 		if !slices.Contains(got, want) {
 			t.Errorf("no device %q in %q", want, got)
 		}
+	}
+}
+
+// twoNodes is the page of two nodes' recordings.
+func twoNodes(t *testing.T) string {
+	t.Helper()
+	var html bytes.Buffer
+	p := NewHTMLWriter(&html, HTMLOptions{Title: "two nodes"})
+	rs := of(recordingOf(t, "n1", 0, 2), recordingOf(t, "n2", 500_000, 2))
+	for _, r := range rs {
+		r.Contexts = p.Source()
+	}
+	for told := range Merge(rs) {
+		must(t, p.Journey(told.Journey))
+	}
+	must(t, p.Close())
+	return html.String()
+}
+
+// TestHTMLOfTwoNodes: namespaces of the same name are different boxes, each with
+// its node's devices.
+func TestHTMLOfTwoNodes(t *testing.T) {
+	d := readPage(t, twoNodes(t))
+	got := map[string]int{}
+	for _, b := range d.world.Boxes {
+		got[b.Node+" "+b.Name] += len(b.Devices)
+	}
+	if want := map[string]int{"n1 wm-meridio-gw": 2, "n1 wm-meridio-lb": 2, "n2 wm-meridio-gw": 2, "n2 wm-meridio-lb": 2}; !maps.Equal(got, want) {
+		t.Errorf("boxes and how many devices they have: %v", got)
+	}
+	if !slices.Equal(d.world.Nodes, []string{"n1", "n2"}) || len(d.journeys) != 4 {
+		t.Errorf("nodes %q, %d journeys", d.world.Nodes, len(d.journeys))
 	}
 }
 

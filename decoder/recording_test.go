@@ -459,5 +459,14 @@ func FuzzReplay(f *testing.F) {
 		if len(first.items) > 0 && !reflect.DeepEqual(first.items, second.items) {
 			t.Fatal("second replay differs")
 		}
+		var copied bytes.Buffer
+		if _, err := Annotate(bytes.NewReader(file), Merge([]*Recording{{In: bytes.NewReader(file)}}), &copied); err != nil {
+			return
+		}
+		var third tape
+		_, _ = Replay(&copied, &third)
+		if !reflect.DeepEqual(first.items, third.items) {
+			t.Fatal("the annotated copy differs")
+		}
 	})
 }

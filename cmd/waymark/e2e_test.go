@@ -44,6 +44,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, hideBTF(bin))
 		os.Exit(1)
 	}
+	if dirs := os.Getenv("WAYMARK_EXTCAP"); dirs != "" {
+		fmt.Fprintln(os.Stderr, becomeTshark(dirs))
+		os.Exit(1)
+	}
 	code := func() int {
 		if waymarkBin == "" {
 			dir, err := os.MkdirTemp("", "waymark-test-")
