@@ -5,64 +5,14 @@
 package decoder_test
 
 import (
-	"bytes"
-	"context"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	. "waymark/decoder"
 )
-
-// browse gives what a browser has made of a page, as HTML. There is no need for
-// a browser elsewhere, so its absence is never a failure, but it is said.
-func browse(t *testing.T, page, fragment, size string) string {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("SKIPPED: a browser takes seconds")
-	}
-	var browser string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			browser = path
-			break
-		}
-	}
-	if browser == "" {
-		t.Log("SKIPPED: no browser here, so the page was drawn by none (apt install chromium)")
-		return ""
-	}
-	// Not the test's own directory: a browser's last processes may still write to
-	// it when the first is gone, and that it cannot be removed is no failure.
-	dir, err := os.MkdirTemp("", "waymark-page-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "page.html")
-	must(t, os.WriteFile(file, []byte(page), 0o600))
-	args := []string{
-		"--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--user-data-dir=" + filepath.Join(dir, "profile"),
-		"--window-size=" + size, "--dump-dom",
-	}
-	if os.Geteuid() == 0 {
-		args = append(args, "--no-sandbox") // it has none for root
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, browser, append(args, "file://"+file+fragment)...)
-	var out, complaints bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaints
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s: %v: %s", browser, err, complaints.String())
-	}
-	return out.String()
-}
 
 // drawn is the part of the page that its script made, and after how many
 // milliseconds it was done.
@@ -78,32 +28,48 @@ func drawn(t *testing.T, dom string) (body string, ms int) {
 	return body, ms
 }
 
+// screens are a small notebook's and a telephone's, in CSS pixels.
+var screens = [][2]int{{1280, 720}, {390, 844}}
+
+// onFirstScreen tells of elements that are not wholly there without scrolling.
+func (b *browser) onFirstScreen(selectors ...string) {
+	b.t.Helper()
+	for _, s := range selectors {
+		var out string
+		b.eval(`(() => { const e = document.querySelector("`+s+`"); if (!e) return "it is not there"; const r = e.getBoundingClientRect();
+			return r.width && r.top >= 0 && r.left >= 0 && r.bottom <= innerHeight && r.right <= innerWidth ? "" : [r.left, r.top, r.right, r.bottom].join(" ") + " of " + innerWidth + " " + innerHeight; })()`, &out)
+		if out != "" {
+			b.t.Errorf("%s is not on the first screen: %s", s, out)
+		}
+	}
+}
+
 func TestHTMLShowsWhereAPacketDied(t *testing.T) {
 	s := newStream(t, newTrench())
 	s.tcp(1, 0, client4, 40000, vip4, 5000, syn).request()
 	s.tcp(2, 200_000, vip4, 5000, client4, 40000, synAck).reply()
 	s.tcp(3, 900_000, client4, 40001, vip4, 5000, syn).requestToLB().drop(nsLB, nsm1, 20*us, rNotSpecified, atNFQueue)
 	page, _ := pageOf(t, s, HTMLOptions{Title: "three packets"})
-	for _, size := range []string{"1400,900", "390,800"} {
-		dom := browse(t, page, "", size)
-		if dom == "" {
-			return
-		}
-		body, _ := drawn(t, dom)
+	b := newBrowser(t)
+	for _, size := range screens {
+		b.open(page, "", size[0], size[1])
+		body, _ := drawn(t, b.dom())
 		for _, want := range []string{
 			`<section id="end" aria-live="polite" class="dropped">`, "NOT_SPECIFIED at nf_queue", "because", "advice:",
 			`class="stop dropped"`, `class="box on dead"`, `<li class="k-end end dropped"`,
 			"dropped 1", "delivered 2", ">three packets<",
 		} {
 			if !strings.Contains(body, want) {
-				t.Errorf("%s: the page does not show %s", size, want)
+				t.Errorf("%d: the page does not show %s", size, want)
 			}
 		}
+		b.onFirstScreen("#end .what", "#end .because", "#end .advice", "#map .stop.dropped", "#map .box.dead")
 		// The packet that is asked for by its name.
-		body, _ = drawn(t, browse(t, page, "#"+pageID(t, page, 0), size))
+		b.open(page, "#"+pageID(t, page, 0), size[0], size[1])
+		body, _ = drawn(t, b.dom())
 		for _, want := range []string{`class="stop delivered"`, `aria-label="the way of the packet: wm-meridio-gw/ext0, wm-meridio-lb/nsm-1, `, "mark 0 → 0x13b8 (5048)"} {
 			if !strings.Contains(body, want) {
-				t.Errorf("%s: the first packet's page does not show %s", size, want)
+				t.Errorf("%d: the first packet's page does not show %s", size, want)
 			}
 		}
 	}
@@ -114,15 +80,13 @@ func pageID(t *testing.T, page string, n int) string { return readPage(t, page).
 // TestHTMLFramesNodes: a frame for each, at both widths.
 func TestHTMLFramesNodes(t *testing.T) {
 	page := twoNodes(t)
-	for _, size := range []string{"1280,900", "390,800"} {
-		dom := browse(t, page, "", size)
-		if dom == "" {
-			return
-		}
-		body, _ := drawn(t, dom)
+	b := newBrowser(t)
+	for _, size := range screens {
+		b.open(page, "", size[0], size[1])
+		body, _ := drawn(t, b.dom())
 		for _, want := range []string{`<title>node n1</title>`, `<title>node n2</title>`, "nodes n1, n2"} {
 			if strings.Count(body, want) != 1 {
-				t.Errorf("%s: the page does not show %s once", size, want)
+				t.Errorf("%d: the page does not show %s once", size, want)
 			}
 		}
 	}
@@ -130,10 +94,9 @@ func TestHTMLFramesNodes(t *testing.T) {
 
 func TestHTMLObeysNoNameInABrowser(t *testing.T) {
 	page, _ := pageOf(t, evilStream(t), HTMLOptions{Title: evil[0]})
-	dom := browse(t, page, "", "1400,900")
-	if dom == "" {
-		return
-	}
+	b := newBrowser(t)
+	b.open(page, "", 1400, 900)
+	dom := b.dom()
 	body, _ := drawn(t, dom)
 	if strings.Contains(dom, "<title>obeyed") || strings.Contains(body, "<img") || strings.Contains(body, "<script>") {
 		t.Error("a name of the recording became part of the page")
@@ -171,11 +134,9 @@ func TestHTMLOfTenThousand(t *testing.T) {
 	if file := os.Getenv("WAYMARK_PAGE"); file != "" { // to look at
 		must(t, os.WriteFile(file, []byte(page), 0o644))
 	}
-	dom := browse(t, page, "", "1400,900")
-	if dom == "" {
-		return
-	}
-	body, ms := drawn(t, dom)
+	b := newBrowser(t)
+	b.open(page, "", 1400, 900)
+	body, ms := drawn(t, b.dom())
 	rows := strings.Count(body, `role="option"`)
 	t.Logf("%d journeys: %d KB, drawn after %d ms with %d rows of the list", n, len(page)>>10, ms, rows)
 	if rows == 0 || rows > 60 || !strings.Contains(body, `aria-setsize="5002"`) {
