@@ -8,7 +8,7 @@ FUZZTIME ?= 2s
 LDFLAGS  := -s -w
 
 # Debian packages, by what needs them.
-TEST_PACKAGES := qemu-system-x86 kmod xz-utils cpio tcpdump tshark
+TEST_PACKAGES := qemu-system-x86 kmod xz-utils cpio tcpdump tshark chromium
 GEN_PACKAGES  := clang-19 llvm-19 libbpf-dev clang-format-19
 BENCH_PACKAGES := gcc libc6-dev libmnl-dev
 

@@ -44,19 +44,22 @@ func (b *browser) onFirstScreen(selectors ...string) {
 	}
 }
 
+// TestHTMLShowsWhereAPacketDied: in the strict rp_filter's lab, at one look.
 func TestHTMLShowsWhereAPacketDied(t *testing.T) {
-	s := newStream(t, newTrench())
+	w := newTrench()
+	rpFilter(w)
+	s := newStream(t, w)
 	s.tcp(1, 0, client4, 40000, vip4, 5000, syn).request()
 	s.tcp(2, 200_000, vip4, 5000, client4, 40000, synAck).reply()
-	s.tcp(3, 900_000, client4, 40001, vip4, 5000, syn).requestToLB().drop(nsLB, nsm1, 20*us, rNotSpecified, atNFQueue)
+	s.tcp(3, 900_000, client4, 40001, vip4, 5000, syn).requestToLB().mark(markT1).drop(nsLB, nsm1, 40*us, rRPFilter, atRcvFinish)
 	page, _ := pageOf(t, s, HTMLOptions{Title: "three packets"})
 	b := newBrowser(t)
 	for _, size := range screens {
 		b.open(page, "", size[0], size[1])
 		body, _ := drawn(t, b.dom())
 		for _, want := range []string{
-			`<section id="end" aria-live="polite" class="dropped">`, "NOT_SPECIFIED at nf_queue", "because", "advice:",
-			`class="stop dropped"`, `class="box on dead"`, `<li class="k-end end dropped"`,
+			`<section id="end" aria-live="polite" class="dropped">`, "IP_RPFILTER at ip_rcv_finish_core", "<b>because</b> rp_filter is 1 at wm-meridio-lb/nsm-1", "<b>advice:</b> set net.ipv4.conf.all.rp_filter",
+			`class="stop dropped"`, `class="box on dead"`, ">IP_RPFILTER</text>", `<li class="k-end end dropped"`,
 			"dropped 1", "delivered 2", ">three packets<",
 		} {
 			if !strings.Contains(body, want) {
