@@ -18,7 +18,8 @@ function drawMap(j, steps) {
     if (c) used.add(c), keep.add(c);
   }
   const room = $("map").clientWidth - 26;
-  let shownBoxes = boxes.filter((b) => boxes.length <= crowd || ours.has(b.n));
+  const nodes = new Set([...ours].filter((n) => n >= 0).map((n) => boxes[n].node)); // on its way
+  let shownBoxes = boxes.filter((b) => boxes.length <= crowd && nodes.has(b.node) || ours.has(b.n));
   const end = steps.find((s) => s.kind === "end");
   const tail = end && { box: end.box, far: endFar(steps.slice(steps.findLastIndex((s) => s.group === "device" && !s.trail) + 1).length - 1) };
   let plan = across(shownBoxes, keep, tail);
@@ -87,11 +88,11 @@ const layersOf = (list) => {
   return [...by].sort((a, b) => a[0] - b[0]).map((x) => x[1]);
 };
 
-// framed lays nodes out below each other, each in a frame if there are several.
-// lay gives the size of a list of boxes, laid out from a place on.
+// framed lays nodes out below each other, each in a frame if the recording has
+// several. lay gives the size of a list of boxes, laid out from a place on.
 function framed(list, lay, pad) {
   const nodes = [...new Set(list.map((b) => b.node))];
-  if (nodes.length < 2) return { ...lay(list, 0, 0), frames: [] };
+  if (world.nodes.length < 2) return { ...lay(list, 0, 0), frames: [] };
   const frames = [], top = 20;
   let y = 4, w = 0;
   for (const node of nodes) {
@@ -104,17 +105,17 @@ function framed(list, lay, pad) {
   return { w, h: y, frames };
 }
 
-const across = (list, keep, tail) => framed(list, (boxes, x, y) => layAcross(boxes, keep, tail, x, y), 10);
-const along = (list, keep, width, tail) => framed(list, (boxes, x, y) => layAlong(boxes, keep, width - 2 * x, tail, x, y), 8);
+const across = (list, keep, tail) => framed(list, (some, x, y) => layAcross(some, keep, tail, list.length < boxes.length, x, y), 10);
+const along = (list, keep, width, tail) => framed(list, (some, x, y) => layAlong(some, keep, width - 2 * x, tail, x, y), 8);
 
 // layAcross lays boxes out from left to right.
-function layAcross(list, keep, tail, left, top) {
+function layAcross(list, keep, tail, few, left, top) {
   const gapX = 44, gapY = 20, edge = 12, stick = 10;
   let x = left + edge + stick, height = 0;
   const columns = layersOf(list).map((column) => {
     let w = 0, h = -gapY;
     for (const b of column) {
-      const s = b.sides = pick(b, keep, list.length < boxes.length);
+      const s = b.sides = pick(b, keep, few);
       const n = Math.max(s.a.length, s.b.length, 1), both = s.a.length && s.b.length;
       const a = wide(s.a) - (s.a.length ? stick : 0), c = wide(s.b) - (s.b.length ? stick : 0), middle = s.mid.length ? wide(s.mid) + 62 : 0;
       b.w = Math.max(a + c + Math.max(both ? 96 : 78, middle, tail && tail.box === b.n ? tail.far + 28 : 0), Math.min(230, 30 + 8 * b.name.length));
