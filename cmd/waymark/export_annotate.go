@@ -22,7 +22,7 @@ func exportAnnotated(recording, path string) error {
 		defer f.Close()
 		in[i] = f
 	}
-	if err := notItself(in[0], path); err != nil {
+	if err := notItself(recording, path); err != nil {
 		return err
 	}
 	r := &decoder.Recording{In: in[1], Options: (&replayOptions{}).decoder()}
@@ -42,8 +42,8 @@ func exportAnnotated(recording, path string) error {
 }
 
 // notItself refuses a path that is the recording that is read.
-func notItself(in *os.File, path string) error {
-	source, err := in.Stat()
+func notItself(recording, path string) error {
+	source, err := os.Stat(recording)
 	if err != nil {
 		return fmt.Errorf("open the recording: %w", err)
 	}

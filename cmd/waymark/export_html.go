@@ -23,7 +23,7 @@ func exportHTML(paths []string, path string, o replayOptions) error {
 			return fmt.Errorf("open the recording: %w", err)
 		}
 		defer in.Close()
-		if err := notItself(in, path); err != nil {
+		if err := notItself(name, path); err != nil {
 			return err
 		}
 		names = append(names, filepath.Base(name))

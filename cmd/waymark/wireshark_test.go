@@ -15,6 +15,13 @@ import (
 	"waymark/decoder"
 )
 
+// Recordings that are stored.
+const (
+	storedHealthy4   = "../../scenarios/meridio/healthy-v4.pcapng"
+	storedHealthy6   = "../../scenarios/meridio/healthy-v6.pcapng"
+	storedNoListener = "../../scenarios/meridio/no-listener.pcapng"
+)
+
 // tsharkFields runs tshark with waymark's script on a file.
 func tsharkFields(t *testing.T, file string, args ...string) string {
 	t.Helper()
@@ -50,17 +57,16 @@ func TestWiresharkFields(t *testing.T) {
 	for _, c := range []string{"journey", "number", "hop", "mark", "target", "rule", "table", "nexthop", "outcome", "reason"} {
 		columns = append(columns, "-e", "waymark."+c)
 	}
-	const dir = "../../scenarios/meridio/"
 	for _, tt := range []struct{ file, filter, want string }{
-		{annotatedOf(t, dir+"no-listener.pcapng"), "waymark.journey", `vm-1024|1|egress wm-meridio-gw/ext0|0x00000000|||||dropped|NOT_SPECIFIED
+		{annotatedOf(t, storedNoListener), "waymark.journey", `vm-1024|1|egress wm-meridio-gw/ext0|0x00000000|||||dropped|NOT_SPECIFIED
 vm-1024|2|ingress wm-meridio-lb/nsm-1|0x00000000|||||dropped|NOT_SPECIFIED
 vm-1024|3|dropped at nf_queue+0x21f: NOT_SPECIFIED, wm-meridio-lb/nsm-1||||||dropped|NOT_SPECIFIED
 `},
-		{annotatedOf(t, dir+"healthy-v4.pcapng"), "waymark.target == 47", `vm-1025|5|egress wm-meridio-lb/load-balan-274a|0x000013b8|47|99|5048|172.16.1.6|delivered|
+		{annotatedOf(t, storedHealthy4), "waymark.target == 47", `vm-1025|5|egress wm-meridio-lb/load-balan-274a|0x000013b8|47|99|5048|172.16.1.6|delivered|
 `},
 		// As it was recorded, journeys are not known, but marks and reasons are.
-		{dir + "no-listener.pcapng", "waymark.reason", "||dropped at nf_queue+0x21f: NOT_SPECIFIED, wm-meridio-lb/nsm-1|||||||NOT_SPECIFIED\n"},
-		{dir + "healthy-v4.pcapng", "waymark.mark == 5048 && frame.number < 10", "||egress wm-meridio-lb/load-balan-274a|0x000013b8||||||\n"},
+		{storedNoListener, "waymark.reason", "||dropped at nf_queue+0x21f: NOT_SPECIFIED, wm-meridio-lb/nsm-1|||||||NOT_SPECIFIED\n"},
+		{storedHealthy4, "waymark.mark == 5048 && frame.number < 10", "||egress wm-meridio-lb/load-balan-274a|0x000013b8||||||\n"},
 	} {
 		if got := tsharkFields(t, tt.file, append(columns, "-Y", tt.filter)...); got != tt.want {
 			t.Errorf("%s, %s: tshark shows\n%s\nwant\n%s", filepath.Base(tt.file), tt.filter, got, tt.want)
@@ -71,8 +77,8 @@ vm-1024|3|dropped at nf_queue+0x21f: NOT_SPECIFIED, wm-meridio-lb/nsm-1||||||dro
 // TestWiresharkFilters: which packets of the first connection a filter finds.
 func TestWiresharkFilters(t *testing.T) {
 	needTshark(t)
-	file := annotatedOf(t, "../../scenarios/meridio/healthy-v6.pcapng")
-	dropped := annotatedOf(t, "../../scenarios/meridio/no-listener.pcapng")
+	file := annotatedOf(t, storedHealthy6)
+	dropped := annotatedOf(t, storedNoListener)
 	for _, tt := range []struct {
 		file, filter string
 		packets      int
@@ -100,26 +106,24 @@ func TestWiresharkFilters(t *testing.T) {
 
 // TestAnnotatedReplays: as what it was made of, and again annotated is the same.
 func TestAnnotatedReplays(t *testing.T) {
-	for _, name := range []string{"healthy-v4", "no-listener"} {
-		recording := "../../scenarios/meridio/" + name + ".pcapng"
+	for _, recording := range []string{storedHealthy4, storedNoListener} {
 		copied := annotatedOf(t, recording)
 		want, _, _ := run0(t, "replay", "-o", "json", recording)
 		if got, stderr, code := run0(t, "replay", "-o", "json", copied); got != want || stderr != "" || code != exitOK {
-			t.Errorf("%s: replays with exit %d, %s\n%s", name, code, stderr, got)
+			t.Errorf("%s: replays with exit %d, %s\n%s", recording, code, stderr, got)
 		}
 		once, err := os.ReadFile(copied)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if twice, err := os.ReadFile(annotatedOf(t, copied)); err != nil || !bytes.Equal(once, twice) {
-			t.Errorf("%s: annotated again it differs: %v", name, err)
+			t.Errorf("%s: annotated again it differs: %v", recording, err)
 		}
 	}
 }
 
 // TestExportFlows: one file for each flow, which tshark reads; a filter chooses.
 func TestExportFlows(t *testing.T) {
-	const recording = "../../scenarios/meridio/healthy-v4.pcapng"
 	for _, tt := range []struct {
 		format, filter, says string
 	}{
@@ -128,7 +132,7 @@ func TestExportFlows(t *testing.T) {
 		{"pcap", "udp", "0 packets in 0 files"},
 	} {
 		dir := t.TempDir()
-		stdout, stderr, code := run0(t, "export", "--by", "flow", "--format", tt.format, "--filter", tt.filter, "--dir", dir, recording)
+		stdout, stderr, code := run0(t, "export", "--by", "flow", "--format", tt.format, "--filter", tt.filter, "--dir", dir, storedHealthy4)
 		if code != exitOK || stderr != "" || !strings.HasPrefix(stdout, tt.says) {
 			t.Errorf("exit %d, %s%s", code, stdout, stderr)
 		}
