@@ -142,6 +142,12 @@ func (r *Recorder) writePacket(raw, snapshot []byte) error {
 	p.OrigLen = wireLength(&r.record, snapshot) + uint32(len(frame)-len(snapshot))
 	p.Flags = packetDirection(&r.record)
 	p.PacketID, p.HasID = r.record.Trail, r.record.Trail != 0
+	p.HasQueue = false
+	if bpf.Hook(r.record.Hook) == bpf.HookQueueEnter {
+		if q, err := bpf.DecodeExt[bpf.QueueExt](r.record.Ext(raw)); err == nil {
+			p.Queue, p.HasQueue = uint32(q.Queue), true
+		}
+	}
 	p.Comments[0] = r.comment
 	p.Custom = r.held.options()
 	if err := r.out.Packet(p); err != nil {
