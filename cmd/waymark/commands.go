@@ -16,7 +16,7 @@ func commands() []command {
 		{name: "drops", brief: "show packets that the kernel drops, and why", help: dropsHelp, run: runDrops},
 		{name: "record", brief: "record matching packets and what explains them", help: recordHelp, run: runRecord},
 		{name: "replay", brief: "print a recording's journeys again", help: replayHelp, run: runReplay},
-		{name: "export", brief: "turn a recording into plain captures per device, or one page", help: exportHelp, run: runExport},
+		{name: "export", brief: "turn a recording into captures per device or flow, or one page", help: exportHelp, run: runExport},
 		{name: "extcap", brief: "be a capture interface of Wireshark's", help: extcapHelp, run: runExtcap},
 		lbCommand,
 		labCommand,
