@@ -50,7 +50,7 @@ type foundLine struct {
 
 // afterEnd is how long behind its last hop a packet may still be recorded: where
 // it is freed.
-const afterEnd = WallTime(2e9)
+const afterEnd = WallTime(5e8)
 
 // newJourneyFinder takes what the recording tells, in the order of time.
 func newJourneyFinder(told iter.Seq[Told]) *journeyFinder {
