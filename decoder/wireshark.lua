@@ -31,12 +31,18 @@ local places = Field.new("frame.interface_name")
 
 local function begins(s, with) return s:sub(1, #with) == with end
 
+-- number adds a number that a field of 32 bits can hold.
+local function number(tree, field, s, base)
+	local n = s and tonumber(s, base or 10)
+	if n and n <= 0xffffffff then tree:add(field, n) end
+end
+
 -- own is the packet's own comment: what happened, where, and the mark.
 local function own(tree, s)
 	local hop, mark = s:match("^(.*), mark 0x(%x+) %(%d+%)$")
 	tree:add(f.hop, hop or s)
 	if mark then
-		tree:add(f.mark, tonumber(mark, 16))
+		number(tree, f.mark, mark, 16)
 	elseif begins(s, "ingress ") or begins(s, "egress ") then
 		tree:add(f.mark, 0) -- it is not written, but known
 	end
@@ -44,13 +50,13 @@ end
 
 local function journey(tree, s)
 	local id, how = s:match("^journey (%S+): (.*)$")
-	local number
+	local no
 	if not id then
-		id, number, how = s:match("^journey (%S+), hop (%d+) of %d+: (.*)$")
+		id, no, how = s:match("^journey (%S+), hop (%d+) of %d+: (.*)$")
 	end
 	if not id then return end
 	tree:add(f.journey, id)
-	if number then tree:add(f.number, tonumber(number)) end
+	number(tree, f.number, no)
 	tree:add(f.outcome, how:match("^%a+") or how)
 	local lost = how:match("^dropped: (.*)$")
 	if lost then
@@ -66,12 +72,12 @@ local function decision(tree, s)
 		local flow = s:match("^balancer: flow ([^,]+)")
 		local target = s:match(" target (%d+)")
 		if flow then tree:add(f.flow, flow) end
-		if target then tree:add(f.target, tonumber(target)) end
+		number(tree, f.target, target)
 	elseif begins(s, "route: ") then
 		local last = s:match(".*; (rule .*)$") or s -- rules before had no route
 		local rule, tab = last:match("rule (%d+)"), last:match(" table (%w+)")
 		local nexthop = last:match(" via (%S+)")
-		if rule then tree:add(f.rule, tonumber(rule)) end
+		number(tree, f.rule, rule)
 		if tab then tree:add(f.table, tab) end
 		if nexthop then tree:add(f.nexthop, nexthop) end
 	end

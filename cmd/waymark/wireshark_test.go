@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"waymark/decoder"
+	"waymark/decoder/pcapng"
 )
 
 // Recordings that are stored.
@@ -74,33 +76,71 @@ vm-1024|3|dropped at nf_queue+0x21f: NOT_SPECIFIED, wm-meridio-lb/nsm-1||||||dro
 	}
 }
 
-// TestWiresharkFilters: which packets of the first connection a filter finds.
+// TestWiresharkFilters: which packets a filter finds in two annotated recordings
+// that mergecap has put together.
 func TestWiresharkFilters(t *testing.T) {
 	needTshark(t)
-	file := annotatedOf(t, storedHealthy6)
-	dropped := annotatedOf(t, storedNoListener)
-	for _, tt := range []struct {
-		file, filter string
-		packets      int
-	}{
-		{file, `waymark.journey && tcp.flags == 2`, 6},
-		{file, `waymark.trail == frame.packet_id && waymark.journey`, 14},
-		{file, `waymark.mark == 0x13b8 && waymark.journey`, 1},
-		{file, `waymark.mark > 5000 && waymark.journey`, 1},
-		{file, `waymark.number == 1`, 2},
-		{file, `waymark.rule == 32765`, 1},
-		{file, `waymark.flow contains "stream-a"`, 1},
-		{file, `waymark.hop contains "nsm-1" && waymark.journey`, 2},
-		{file, `waymark.outcome == "delivered"`, 14},
-		{file, `waymark.outcome == "dropped"`, 0},
-		{dropped, `waymark.outcome == "dropped"`, 3},
-		{dropped, `waymark.because contains "nobody listens"`, 1},
-		{dropped, `waymark.advice`, 1},
-		{dropped, `waymark.at matches "^nf_queue"`, 3},
+	file := filepath.Join(t.TempDir(), "merged.pcapng")
+	if out, err := exec.Command("mergecap", "-w", file, annotatedOf(t, storedHealthy6), annotatedOf(t, storedNoListener)).CombinedOutput(); err != nil {
+		t.Fatalf("mergecap: %v\n%s", err, out)
+	}
+	for filter, packets := range map[string]int{
+		`waymark.journey && tcp.flags == 2 && ipv6`:        6,
+		`waymark.trail == frame.packet_id && waymark.hop`:  -1, // all
+		`waymark.mark == 0x13b8 && waymark.journey`:        1,
+		`waymark.number == 1`:                              3,
+		`waymark.rule == 32765`:                            1,
+		`waymark.flow contains "stream-a" && waymark.said`: 1,
+		`waymark.outcome == "delivered"`:                   14,
+		`waymark.outcome == "dropped"`:                     3,
+		`waymark.because contains "nobody listens"`:        1,
+		`waymark.advice && waymark.at matches "^nf_queue"`: 1,
 	} {
-		if got := strings.Count(tsharkFields(t, tt.file, "-e", "frame.number", "-Y", tt.filter), "\n"); got != tt.packets {
-			t.Errorf("%s finds %d packets, want %d", tt.filter, got, tt.packets)
+		if packets < 0 {
+			packets = strings.Count(tsharkFields(t, file, "-e", "frame.number", "-Y", "frame.packet_id"), "\n")
 		}
+		if got := strings.Count(tsharkFields(t, file, "-e", "frame.number", "-Y", filter), "\n"); got != packets {
+			t.Errorf("%s finds %d packets, want %d", filter, got, packets)
+		}
+	}
+}
+
+// TestWiresharkOddComments: the script says nothing of what it does not know, and
+// has no error of its own.
+func TestWiresharkOddComments(t *testing.T) {
+	needTshark(t)
+	file := filepath.Join(t.TempDir(), "odd.pcapng")
+	out, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	w := pcapng.NewWriter(out, 0)
+	err = w.Section(&pcapng.Section{Application: "waymark"})
+	_, ifErr := w.Interface(&pcapng.Interface{LinkType: pcapng.LinkEthernet, Name: "lb/%d(%s)", TSResol: pcapng.NanoResolution})
+	if err := errors.Join(err, ifErr); err != nil {
+		t.Fatal(err)
+	}
+	for _, comments := range [][]string{
+		{}, {"somebody's own"}, {"ingress lb/%d(%s)"}, {"ingress lb/%d(%s), mark 0xfffffffff (1)"},
+		{"egress lb/%d(%s), mark 0x10 (16)", "journey ", "journey x", "journey x, hop 99999999999 of 1: ", "because ", "advice: ", "note: ", ""},
+		{"dropped at : , lb/%d(%s)", "balancer: flow a, target 99999999999", "route: ", "route: rule 99999999999 → table → via ", "\xff\xfe%s%n"},
+	} {
+		p := pcapng.Packet{Data: make([]byte, 60), OrigLen: 60}
+		for _, c := range comments {
+			p.Comments = append(p.Comments, []byte(c))
+		}
+		if err := w.Packet(&p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	got := tsharkFields(t, file, "-E", "separator=|", "-e", "_ws.lua.error", "-e", "waymark.hop", "-e", "waymark.mark")
+	want := "||\n||\n|ingress lb/%d(%s)|0x00000000\n|ingress lb/%d(%s)|\n|egress lb/%d(%s)|0x00000010\n|dropped at : , lb/%d(%s)|\n"
+	if got != want {
+		t.Errorf("tshark shows\n%s\nwant\n%s", got, want)
 	}
 }
 
