@@ -26,6 +26,7 @@ type live struct {
 	filter []string
 	groups []string // hook groups if --hooks does not say
 	stack  bool     // drops tell the kernel's stack
+	quiet  bool     // do not say that it traces
 	// sinks take the stream besides the recording. done tells that they have
 	// all they want.
 	sinks []decoder.Sink
