@@ -34,10 +34,14 @@ type AnnotateResult struct {
 // before, and at the last one why it was lost. told is what Merge gives of the
 // same recording. The copy replays as the recording does.
 func Annotate(in io.Reader, told iter.Seq[Told], out io.Writer) (AnnotateResult, error) {
+	return annotate(in, told, pcapng.NewWriter(out, 0))
+}
+
+func annotate(in io.Reader, told iter.Seq[Told], w *pcapng.Writer) (AnnotateResult, error) {
 	var result AnnotateResult
 	finder := newJourneyFinder(told)
 	defer finder.stop()
-	r, w := pcapng.NewReader(in), pcapng.NewWriter(out, 0)
+	r := pcapng.NewReader(in)
 	for {
 		b, err := r.Next()
 		switch {

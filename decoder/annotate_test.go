@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"waymark/bpf"
 	. "waymark/decoder"
 	"waymark/decoder/pcapng"
 )
@@ -193,3 +194,69 @@ func flowsOf(file []byte) ExportOptions {
 type noClose struct{ io.Writer }
 
 func (noClose) Close() error { return nil }
+
+// TestAnnotator: what is annotated as it happens is what is annotated later.
+func TestAnnotator(t *testing.T) {
+	for _, sc := range slices.Concat(scenes(), natScenes(), bridgeScenes(), vxlanScenes()) {
+		t.Run(sc.name, func(t *testing.T) {
+			w := newTrench()
+			if sc.world != nil {
+				sc.world(w)
+			}
+			s := newStream(t, w)
+			sc.packets(s)
+			// The clock ticks behind every record.
+			var ticking []any
+			var r bpf.Record
+			for _, it := range s.items {
+				ticking = append(ticking, it)
+				if raw, ok := it.([]byte); ok {
+					_, err := r.Decode(raw)
+					must(t, err)
+					ticking = append(ticking, &Context{Time: r.TimeNs, Clock: &Clock{}})
+				}
+			}
+			s.items = append(ticking, &Context{Time: r.TimeNs + 10*second, Clock: &Clock{}})
+			want := annotated(t, recordedStream(t, s))
+			var out bytes.Buffer
+			a := NewAnnotator(&out, Options{LB: trenchLB{}})
+			s.feed(a)
+			must(t, a.Close())
+			if got := out.Bytes(); !bytes.Equal(got, want) {
+				t.Errorf("comments as it happens %q\nlater %q", commentsOf(t, got), commentsOf(t, want))
+			}
+		})
+	}
+}
+
+// aDisk is one that is full after some bytes.
+type aDisk struct{ left int }
+
+var errFull = errors.New("no space left")
+
+func (d *aDisk) Write(b []byte) (int, error) {
+	if d.left -= len(b); d.left < 0 {
+		return 0, errFull
+	}
+	return len(b), nil
+}
+
+func TestAnnotatorTellsOfAFullDisk(t *testing.T) {
+	w := newTrench()
+	s := newStream(t, w)
+	for i := range uint64(5000) {
+		s.tcp(i+1, i*1_000_000, client4, uint16(1024+i), vip4, 5000, syn).requestToLB()
+	}
+	a := NewAnnotator(&aDisk{left: 10_000}, Options{})
+	for _, it := range s.items {
+		switch it := it.(type) {
+		case []byte:
+			_ = a.Record(it)
+		case *Context:
+			_ = a.Context(it)
+		}
+	}
+	if err := a.Close(); !errors.Is(err, errFull) {
+		t.Error(err)
+	}
+}

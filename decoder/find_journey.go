@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"iter"
+	"math"
 	"strings"
 
 	"waymark/decoder/pcapng"
@@ -18,7 +19,9 @@ import (
 type journeyFinder struct {
 	next   func() (Told, bool)
 	stop   func()
-	head   *Journey // the next one, not found yet
+	head   Told // the next one, not looked at yet
+	at     WallTime
+	more   bool // there is a head
 	text   *TextWriter
 	trails map[trailOf][]*foundJourney
 	looked int // packets since old journeys were forgotten
@@ -52,6 +55,9 @@ type foundLine struct {
 // it is freed.
 const afterEnd = WallTime(5e8)
 
+// notNow is the time of what is told when the packet at hand cannot wait for more.
+const notNow = WallTime(math.MaxInt64)
+
 // newJourneyFinder takes what the recording tells, in the order of time.
 func newJourneyFinder(told iter.Seq[Told]) *journeyFinder {
 	f := &journeyFinder{trails: map[trailOf][]*foundJourney{}, text: NewTextWriter(nil, TextOptions{})}
@@ -62,18 +68,29 @@ func newJourneyFinder(told iter.Seq[Told]) *journeyFinder {
 
 func (f *journeyFinder) advance() {
 	for {
-		t, ok := f.next()
-		if f.head = t.Journey; f.head != nil || !ok {
-			return
+		f.head, f.more = f.next()
+		switch {
+		case f.head.Journey != nil:
+			f.at = f.head.Journey.Start
+		case f.head.Clock != 0:
+			f.at = f.head.from
+		case f.more:
+			continue
 		}
+		return
 	}
 }
 
 // find is the journey of p, nil if it has none.
 func (f *journeyFinder) find(p *pcapng.Packet, iface *pcapng.Interface) *foundJourney {
 	now := WallTime(iface.Time(p.Time).UnixNano())
-	for f.head != nil && f.head.Start <= now {
-		f.add(f.head)
+	if f.at == notNow {
+		f.advance()
+	}
+	for f.more && f.at <= now {
+		if f.head.Journey != nil {
+			f.add(f.head.Journey)
+		}
 		f.advance()
 	}
 	if f.looked++; f.looked == 4096 {

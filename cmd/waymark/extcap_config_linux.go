@@ -31,6 +31,7 @@ func extcapOptions() []extcapOption {
 		{name: "netns", display: "Network namespaces", tooltip: "None ticked: all that can be found", more: "{type=multicheck}", values: extcapNamespaces},
 		{name: "interface", display: "Devices", tooltip: "Patterns, separated by commas", more: "{type=string}{placeholder=" + strings.Join(tracer.DefaultDevices, ",") + "}"},
 		{name: "hooks", display: "Hooks", tooltip: "What is looked at besides devices", more: "{type=multicheck}", values: extcapHooks},
+		{name: "journeys", display: "Tell journeys", tooltip: "Show packets when their journeys are over (half a second later), with outcome, rule and target", more: "{type=boolflag}{default=false}"},
 		{name: "follow-reply", display: "Follow replies", tooltip: "Show the packets of the other direction as well", more: "{type=boolean}{default=true}"},
 		{name: "snaplen", display: "Bytes of each packet", tooltip: "How much of each packet to keep", more: "{type=unsigned}{range=14,16384}{default=96}"},
 		{name: "budget", display: "Budget", tooltip: "Leave out hooks, then flows, to cost at most this much of one CPU", more: "{type=string}{placeholder=such as 2%}"},

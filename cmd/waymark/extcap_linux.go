@@ -35,6 +35,7 @@ type extcapFlags struct {
 	capture    bool
 	fifo       string
 	cleanup    bool
+	journeys   bool
 }
 
 func (x *extcapFlags) add(fs *pflag.FlagSet) {
@@ -47,6 +48,7 @@ func (x *extcapFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&x.filter, "extcap-capture-filter", "", "the filter; alone, check it")
 	fs.BoolVar(&x.capture, "capture", false, "capture")
 	fs.StringVar(&x.fifo, "fifo", "", "`FIFO` to capture into")
+	fs.BoolVar(&x.journeys, "journeys", false, "show packets when their journeys are over, with what those tell")
 	fs.BoolVar(&x.cleanup, "extcap-cleanup-postkill", false, "clean up after a capture: nothing to do")
 	fs.String("extcap-version", "", "of the Wireshark that calls")
 	fs.Lookup("extcap-version").NoOptDefVal = "?"
@@ -134,7 +136,7 @@ func (x *extcapFlags) run(l *live) error {
 	defer stop()
 	context.AfterFunc(ctx, func() { _ = out.SetWriteDeadline(time.Now().Add(time.Second)) })
 
-	f := newFifo(out)
+	f := newFifo(out, x.journeys)
 	l.sinks = []decoder.Sink{f}
 	if err := l.run(); err != nil {
 		return err

@@ -204,8 +204,8 @@ func TestTsharkCaptures(t *testing.T) {
 		t.Fatal(err)
 	}
 	saved := filepath.Join(t.TempDir(), "saved.pcapng")
-	cmd := tsharkWithExtcap(t, "-i", "waymark", "-f", "tcp any 10.0.0.1:5000", "-X", "lua_script:"+script, "-a", "duration:60", "-o", "extcap.waymark.snaplen:64",
-		"-c", "200", "-w", saved, "-P", "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_id", "-e", "waymark.mark", "-e", "frame.cap_len")
+	cmd := tsharkWithExtcap(t, "-i", "waymark", "-f", "tcp any 10.0.0.1:5000", "-X", "lua_script:"+script, "-a", "duration:60", "-o", "extcap.waymark.snaplen:64", "-o", "extcap.waymark.journeys:true",
+		"-c", "200", "-w", saved, "-P", "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_id", "-e", "waymark.mark", "-e", "waymark.rule", "-e", "waymark.outcome", "-e", "frame.cap_len")
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Start(); err != nil {
@@ -225,7 +225,7 @@ func TestTsharkCaptures(t *testing.T) {
 	if err != nil || !strings.Contains(stderr.String(), "200 packets captured") {
 		t.Fatalf("tshark: %v\n%s%s", err, out.String(), stderr.String())
 	}
-	for _, want := range []string{"wm-meridio-lb/nsm-1\t", "wm-meridio-gw/ext0\t", "\t0x000013", "\t64\n"} { // marks are 5000 and up
+	for _, want := range []string{"wm-meridio-lb/nsm-1\t", "wm-meridio-gw/ext0\t", "\t0x000013", "\t100\t", "\tdelivered\t64\n"} { // marks are 5000 and up
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

@@ -17,12 +17,20 @@ import (
 // fifo is a recording for a reader that may go at any time: that ends the trace
 // and is no error.
 type fifo struct {
-	rec  *decoder.Recorder
+	rec interface {
+		decoder.Sink
+		Flush() error
+		Close() error
+	}
 	out  *os.File
 	gone bool
 }
 
-func newFifo(out *os.File) *fifo {
+// newFifo records to out; with journeys each packet waits for the end of its journey.
+func newFifo(out *os.File, journeys bool) *fifo {
+	if journeys {
+		return &fifo{rec: decoder.NewAnnotator(out, (&replayOptions{}).decoder()), out: out}
+	}
 	return &fifo{rec: decoder.NewRecorder(out, decoder.RecorderOptions{}), out: out}
 }
 
