@@ -36,7 +36,11 @@ type Annotator struct {
 // NewAnnotator returns an Annotator to out. o are its Stitcher's options; what to
 // emit is for it to say. The caller closes it.
 func NewAnnotator(out io.Writer, o Options) *Annotator {
-	a := &Annotator{out: pcapng.NewWriter(out, 0), limit: annotatorHeld}
+	return newAnnotator(out, o, annotatorHeld)
+}
+
+func newAnnotator(out io.Writer, o Options, limit int) *Annotator {
+	a := &Annotator{out: pcapng.NewWriter(out, 0), limit: limit}
 	a.change.L = &a.mu
 	a.rec = NewRecorder((*annotatorInput)(a), RecorderOptions{})
 	o.Emit = func(j *Journey) { a.tell(Told{Journey: j}) }

@@ -122,7 +122,10 @@ func TestWiresharkOddComments(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, comments := range [][]string{
-		{}, {"somebody's own"}, {"ingress lb/%d(%s)"}, {"ingress lb/%d(%s), mark 0xfffffffff (1)"},
+		{},
+		{"somebody's own"},
+		{"ingress lb/%d(%s)"},
+		{"ingress lb/%d(%s), mark 0xfffffffff (1)"},
 		{"egress lb/%d(%s), mark 0x10 (16)", "journey ", "journey x", "journey x, hop 99999999999 of 1: ", "because ", "advice: ", "note: ", ""},
 		{"dropped at : , lb/%d(%s)", "balancer: flow a, target 99999999999", "route: ", "route: rule 99999999999 → table → via ", "\xff\xfe%s%n"},
 	} {
