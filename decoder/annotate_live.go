@@ -23,6 +23,8 @@ type Annotator struct {
 	s   *Stitcher
 	out *pcapng.Writer // of the goroutine that annotates
 
+	last uint64 // latest record, boot clock ns
+
 	limit  int // of held
 	mu     sync.Mutex
 	change sync.Cond
@@ -35,16 +37,16 @@ type Annotator struct {
 
 // NewAnnotator returns an Annotator to out. o are its Stitcher's options; what to
 // emit is for it to say. The caller closes it.
-func NewAnnotator(out io.Writer, o Options) *Annotator {
-	return newAnnotator(out, o, annotatorHeld)
+func NewAnnotator(out io.Writer, r RecorderOptions, o Options) *Annotator {
+	return newAnnotator(out, r, o, annotatorHeld)
 }
 
-func newAnnotator(out io.Writer, o Options, limit int) *Annotator {
+func newAnnotator(out io.Writer, r RecorderOptions, o Options, limit int) *Annotator {
 	a := &Annotator{out: pcapng.NewWriter(out, 0), limit: limit}
 	a.change.L = &a.mu
-	a.rec = NewRecorder((*annotatorInput)(a), RecorderOptions{})
+	a.rec = NewRecorder((*annotatorInput)(a), r)
 	o.Emit = func(j *Journey) { a.tell(Told{Journey: j}) }
-	o.EmitClock = func(t WallTime) { a.tell(Told{Clock: t, from: a.s.wall(a.s.earliest())}) }
+	o.EmitClock = func(t WallTime) { a.tell(Told{Clock: t, from: a.s.wall(a.settled())}) }
 	a.s = NewStitcher(o)
 	go func() {
 		_, err := annotate((*annotatorOutput)(a), a.tells, a.out)
@@ -61,7 +63,23 @@ func (a *Annotator) Record(raw []byte) error {
 	if err := a.rec.Record(raw); err != nil {
 		return err
 	}
-	return a.s.Record(raw)
+	err := a.s.Record(raw)
+	a.last = max(a.last, a.s.rec.TimeNs)
+	return err
+}
+
+// settled is before which the journeys of all packets so far are told, in boot clock
+// ns. The stream's time is no measure: when a trace begins, what the kernel recorded
+// meanwhile comes behind contexts of a later time.
+func (a *Annotator) settled() uint64 {
+	t := a.last + 1
+	if o := a.s.order.front; o != nil {
+		t = min(t, o.start)
+	}
+	if w := a.s.wait.heap; len(w) > 0 {
+		t = min(t, w[0].seq.start)
+	}
+	return t
 }
 
 // Context implements Sink.

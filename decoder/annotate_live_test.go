@@ -18,7 +18,7 @@ func TestAnnotatorHoldsLittle(t *testing.T) {
 	}
 	for _, limit := range []int{1, 4 << 10, 64 << 10} {
 		var out bytes.Buffer
-		a := newAnnotator(&out, Options{}, limit)
+		a := newAnnotator(&out, RecorderOptions{}, Options{}, limit)
 		for _, it := range items {
 			switch it := it.(type) {
 			case []byte:

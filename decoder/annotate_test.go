@@ -204,8 +204,10 @@ func TestAnnotator(t *testing.T) {
 				sc.world(w)
 			}
 			s := newStream(t, w)
+			// The clock ticks behind every record, and ran ahead of what waited when
+			// the trace began.
+			s.contexts(&Context{Time: base + second/2, Clock: &Clock{}})
 			sc.packets(s)
-			// The clock ticks behind every record.
 			var ticking []any
 			var r bpf.Record
 			for _, it := range s.items {
@@ -219,7 +221,7 @@ func TestAnnotator(t *testing.T) {
 			s.items = append(ticking, &Context{Time: r.TimeNs + 10*second, Clock: &Clock{}})
 			want := annotated(t, recordedStream(t, s))
 			var out bytes.Buffer
-			a := NewAnnotator(&out, Options{LB: trenchLB{}})
+			a := NewAnnotator(&out, RecorderOptions{}, Options{LB: trenchLB{}})
 			s.feed(a)
 			must(t, a.Close())
 			if got := out.Bytes(); !bytes.Equal(got, want) {
@@ -247,7 +249,7 @@ func TestAnnotatorTellsOfAFullDisk(t *testing.T) {
 	for i := range uint64(5000) {
 		s.tcp(i+1, i*1_000_000, client4, uint16(1024+i), vip4, 5000, syn).requestToLB()
 	}
-	a := NewAnnotator(&aDisk{left: 10_000}, Options{})
+	a := NewAnnotator(&aDisk{left: 10_000}, RecorderOptions{}, Options{})
 	for _, it := range s.items {
 		switch it := it.(type) {
 		case []byte:

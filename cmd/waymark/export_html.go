@@ -16,18 +16,21 @@ import (
 // page, which says so.
 func exportHTML(paths []string, path string, o replayOptions) error {
 	var names []string
-	var recordings []*decoder.Recording
 	for _, name := range paths {
-		in, err := os.Open(name)
-		if err != nil {
-			return fmt.Errorf("open the recording: %w", err)
-		}
-		defer in.Close()
 		if err := notItself(name, path); err != nil {
 			return err
 		}
 		names = append(names, filepath.Base(name))
-		recordings = append(recordings, &decoder.Recording{In: in, Options: o.decoder()})
+	}
+	sources, closeAll, err := openSources(paths)
+	defer closeAll()
+	if err != nil {
+		return err
+	}
+	tellGaps(sources)
+	var recordings []*decoder.Recording
+	for _, s := range sources {
+		recordings = append(recordings, &decoder.Recording{In: s.files[0], Then: s.rest(), Options: o.decoder()})
 	}
 	out := &pageFile{path: path}
 	page := decoder.NewHTMLWriter(out, decoder.HTMLOptions{Title: strings.Join(names, ", ")})
@@ -45,12 +48,19 @@ func exportHTML(paths []string, path string, o replayOptions) error {
 	}
 	var damage error
 	for i, r := range recordings {
-		if r.Err != nil && r.Result.Records == 0 {
-			return fmt.Errorf("%s: %w", paths[i], r.Err)
+		last := sources[i].paths[len(r.Before)] // that was read
+		if r.Err != nil && r.Result.Records == 0 && len(r.Before) == 0 {
+			return fmt.Errorf("%s: %w", last, r.Err)
 		}
-		notePage(page, paths[i], r)
+		for k, result := range append(r.Before, r.Result) {
+			if result.Truncated {
+				fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: exported up to there\n", sources[i].paths[k], result.Offset)
+				page.Note(filepath.Base(sources[i].paths[k]) + " is cut off: the page tells what came before")
+			}
+		}
+		notePage(page, last, r)
 		if r.Err != nil && damage == nil {
-			damage = fmt.Errorf("%s: %w", paths[i], r.Err)
+			damage = fmt.Errorf("%s: %w", last, r.Err)
 		}
 	}
 	if written == nil {
@@ -77,10 +87,6 @@ func exportHTML(paths []string, path string, o replayOptions) error {
 // notePage says on the page what it cannot tell of the recording.
 func notePage(page *decoder.HTMLWriter, path string, r *decoder.Recording) {
 	name := filepath.Base(path)
-	if r.Result.Truncated {
-		fmt.Fprintf(os.Stderr, "waymark: %s is cut off at byte %d: exported up to there\n", path, r.Result.Offset)
-		page.Note(name + " is cut off: the page tells what came before")
-	}
 	if r.Err != nil {
 		page.Note(name + " is damaged: the page tells what came before that")
 	}

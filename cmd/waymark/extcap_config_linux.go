@@ -33,10 +33,15 @@ func extcapOptions() []extcapOption {
 		{name: "hooks", display: "Hooks", tooltip: "What is looked at besides devices", more: "{type=multicheck}", values: extcapHooks},
 		{name: "journeys", display: "Tell journeys", tooltip: "Show packets when their journeys are over (half a second later), with outcome, rule and target", more: "{type=boolflag}{default=false}"},
 		{name: "follow-reply", display: "Follow replies", tooltip: "Show the packets of the other direction as well", more: "{type=boolean}{default=true}"},
+		{name: "payload", display: "Payload", tooltip: "Whether application data is captured, too", more: "{type=selector}", values: extcapPayloads},
 		{name: "snaplen", display: "Bytes of each packet", tooltip: "How much of each packet to keep", more: "{type=unsigned}{range=14,16384}{default=96}"},
 		{name: "budget", display: "Budget", tooltip: "Leave out hooks, then flows, to cost at most this much of one CPU", more: "{type=string}{placeholder=such as 2%}"},
 		{name: "write", display: "Also record to", tooltip: "A file that waymark replay and export read", more: "{type=fileselect}{mustexist=false}"},
 	}
+}
+
+func extcapPayloads() []extcapValue {
+	return []extcapValue{{"headers", "headers alone", true}, {"full", "all", false}, {"off", "no bytes of packets", false}}
 }
 
 func extcapHooks() []extcapValue {

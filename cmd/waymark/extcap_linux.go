@@ -36,6 +36,7 @@ type extcapFlags struct {
 	fifo       string
 	cleanup    bool
 	journeys   bool
+	payload    string
 }
 
 func (x *extcapFlags) add(fs *pflag.FlagSet) {
@@ -48,6 +49,7 @@ func (x *extcapFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&x.filter, "extcap-capture-filter", "", "the filter; alone, check it")
 	fs.BoolVar(&x.capture, "capture", false, "capture")
 	fs.StringVar(&x.fifo, "fifo", "", "`FIFO` to capture into")
+	fs.StringVar(&x.payload, "payload", "headers", "`HOW` much of packets to capture: off, headers, or full (up to --snaplen)")
 	fs.BoolVar(&x.journeys, "journeys", false, "show packets when their journeys are over, with what those tell")
 	fs.BoolVar(&x.cleanup, "extcap-cleanup-postkill", false, "clean up after a capture: nothing to do")
 	fs.String("extcap-version", "", "of the Wireshark that calls")
@@ -118,6 +120,11 @@ func (x *extcapFlags) run(l *live) error {
 	if err := l.flags.check(); err != nil {
 		return err
 	}
+	payload, err := decoder.ParsePayload(x.payload)
+	if err != nil {
+		return fmt.Errorf("--payload: %w", err)
+	}
+	l.recording.payload = payload // of --write, too
 	if x.filter != "" {
 		l.filter = strings.Fields(x.filter)
 	}
@@ -136,7 +143,10 @@ func (x *extcapFlags) run(l *live) error {
 	defer stop()
 	context.AfterFunc(ctx, func() { _ = out.SetWriteDeadline(time.Now().Add(time.Second)) })
 
-	f := newFifo(out, x.journeys)
+	f, err := newFifo(out, x.journeys, payload)
+	if err != nil {
+		return err
+	}
 	l.sinks = []decoder.Sink{f}
 	if err := l.run(); err != nil {
 		return err

@@ -180,6 +180,7 @@ func TestExtcapRefuses(t *testing.T) {
 		{[]string{"--extcap-interface", "waymark", "--extcap-reload-option", "--nope"}, "no option"},
 		{[]string{"--capture", "--extcap-interface", "waymark"}, "--fifo"},
 		{[]string{"--capture", "--extcap-interface", "waymark", "--fifo", fifo, "--snaplen", "3"}, "14 to 16384"},
+		{[]string{"--capture", "--extcap-interface", "waymark", "--fifo", fifo, "--payload", "some"}, "off, headers or full"},
 		{[]string{"--capture", "--extcap-interface", "waymark", "--fifo", filepath.Join(fifo, "x")}, "open the fifo"},
 		{[]string{"extcap"}, "--lua"},
 	} {
@@ -204,7 +205,7 @@ func TestTsharkCaptures(t *testing.T) {
 		t.Fatal(err)
 	}
 	saved := filepath.Join(t.TempDir(), "saved.pcapng")
-	cmd := tsharkWithExtcap(t, "-i", "waymark", "-f", "tcp any 10.0.0.1:5000", "-X", "lua_script:"+script, "-a", "duration:60", "-o", "extcap.waymark.snaplen:64", "-o", "extcap.waymark.journeys:true",
+	cmd := tsharkWithExtcap(t, "-i", "waymark", "-f", "tcp any 10.0.0.1:5000", "-X", "lua_script:"+script, "-a", "duration:60", "-o", "extcap.waymark.snaplen:64", "-o", "extcap.waymark.journeys:true", "-o", "extcap.waymark.payload:full",
 		"-c", "200", "-w", saved, "-P", "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_id", "-e", "waymark.mark", "-e", "waymark.rule", "-e", "waymark.outcome", "-e", "frame.cap_len")
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr

@@ -17,8 +17,8 @@ import (
 // fifo is a recording for a reader that may go at any time: that ends the trace
 // and is no error.
 type fifo struct {
-	rec interface {
-		decoder.Sink
+	decoder.Sink // what redacts, then records
+	rec          interface {
 		Flush() error
 		Close() error
 	}
@@ -27,15 +27,24 @@ type fifo struct {
 }
 
 // newFifo records to out; with journeys each packet waits for the end of its journey.
-func newFifo(out *os.File, journeys bool) *fifo {
+func newFifo(out *os.File, journeys bool, payload decoder.Payload) (*fifo, error) {
+	f := &fifo{out: out}
+	o := decoder.RecorderOptions{NoBytes: payload == decoder.PayloadOff}
+	var next decoder.Sink
 	if journeys {
-		return &fifo{rec: decoder.NewAnnotator(out, (&replayOptions{}).decoder()), out: out}
+		a := decoder.NewAnnotator(out, o, (&replayOptions{}).decoder())
+		f.rec, next = a, a
+	} else {
+		r := decoder.NewRecorder(out, o)
+		f.rec, next = r, r
 	}
-	return &fifo{rec: decoder.NewRecorder(out, decoder.RecorderOptions{}), out: out}
+	var err error
+	f.Sink, err = decoder.NewRedactor(next, payload, nil)
+	return f, err
 }
 
 // Record implements decoder.Sink.
-func (f *fifo) Record(raw []byte) error { return f.judge(f.rec.Record(raw)) }
+func (f *fifo) Record(raw []byte) error { return f.judge(f.Sink.Record(raw)) }
 
 // Context implements decoder.Sink. At each tick of the stream's clock it shows
 // the reader what there is, and looks whether it is still there: where nothing
@@ -44,7 +53,7 @@ func (f *fifo) Context(c *decoder.Context) error {
 	if f.gone {
 		return nil // the trace's end is told to nobody
 	}
-	if err := f.judge(f.rec.Context(c)); err != nil || c.Clock == nil {
+	if err := f.judge(f.Sink.Context(c)); err != nil || c.Clock == nil {
 		return err
 	}
 	if err := f.judge(f.rec.Flush()); err != nil {
