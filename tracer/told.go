@@ -169,7 +169,7 @@ func (s *stream) tellBalancer(t *told) error {
 
 // balancerPatience is how long the stream waits for a balancer's state, once. One
 // that is stopped or stuck does not answer, and must not hold up what is told of it.
-const balancerPatience = 500 * time.Millisecond
+const balancerPatience = time.Second
 
 // balancerAnswer is what a balancer said of its state.
 type balancerAnswer struct {
