@@ -108,11 +108,7 @@ func TestFaultsWhileTraced(t *testing.T) {
 				delete(b.failed, j.Packet.DPort)
 			}
 		}
-		for port := range b.failed {
-			if n := b.explained[port]; n != 1 && !(n == 0 && b.early[port]) && b.breaks(port) {
-				t.Errorf("port %d: %d of the faults %v explain why it failed, want 1", port, n, b.names())
-			}
-		}
+		b.checkExplained(t)
 	}
 	checkDates(t, times, out)
 	drops, _, _ := run0(t, "replay", "--drops", "-o", "json", file)
@@ -168,6 +164,28 @@ func (b *brokenTime) run(t *testing.T, w *scenarios.World, names []string) {
 			t.Errorf("%v is cleared, but from %s: %v", names, x.Local, x.Err)
 		}
 	})
+}
+
+// checkExplained wants one of the faults, and no more, to explain each connection
+// that failed.
+func (b *brokenTime) checkExplained(t *testing.T) {
+	t.Helper()
+	var without []uint16
+	for port := range b.failed {
+		switch n := b.explained[port]; {
+		case n > 1:
+			t.Errorf("port %d: %d of the faults %v explain why it failed, want 1", port, n, b.names())
+		case n == 0 && !b.early[port] && b.breaks(port):
+			without = append(without, port)
+		}
+	}
+	some := 0
+	if testing.Short() { // an emulated machine loses a packet now and then by itself
+		some = len(b.failed) / 20
+	}
+	if len(without) > some {
+		t.Errorf("%d of %d connections failed and none of the faults %v explains why: %d", len(without), len(b.failed), b.names(), without)
+	}
 }
 
 // fail sends what may fail, from ports that count up from first.
