@@ -110,8 +110,8 @@ func (s *stream) needs(r *bpf.Record, raw []byte) error {
 				return err
 			}
 		}
-		if cause&(byChain|byTable) != 0 && bpf.Hook(r.Hook) == bpf.HookKfreeSkb {
-			if err := s.refreshLost(r.Netns, r.TimeNs, cause&byChain != 0); err != nil {
+		if cause&(byChain|byTable|byService) != 0 && bpf.Hook(r.Hook) == bpf.HookKfreeSkb {
+			if err := s.refreshLost(r.Netns, r.TimeNs, cause); err != nil {
 				return err
 			}
 		}

@@ -19,9 +19,10 @@ import (
 type causes uint8
 
 const (
-	byQueue causes = 1 << iota // an NFQUEUE, and the balancer behind it
-	byChain                    // chains, conntrack, IPVS
-	byTable                    // addresses and services: IPVS, ARP, br_netfilter
+	byQueue   causes = 1 << iota // an NFQUEUE, and the balancer behind it
+	byChain                      // chains, conntrack, IPVS
+	byTable                      // addresses and services: IPVS, ARP, br_netfilter
+	byService                    // a service of IPVS, which few kernels have
 )
 
 // causesAt looks a function up: net/netfilter/nf_queue.c and nfnetlink_queue.c
@@ -34,7 +35,8 @@ func causesAt(function string) causes {
 	}{
 		{byQueue, []string{"nf_queue", "__nf_queue", "nf_reinject", "nfqnl_", "__nfqnl_"}},
 		{byChain, []string{"nf_hook_slow", "nft_do_chain"}},
-		{byTable, []string{"tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_", "ip_forward", "ip6_forward", "ip_rcv_finish"}},
+		{byTable, []string{"tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_", "ip_rcv_finish"}},
+		{byService, []string{"ip_forward", "ip6_forward"}},
 	} {
 		for _, p := range row.prefixes {
 			if strings.HasPrefix(function, p) {
@@ -43,6 +45,16 @@ func causesAt(function string) causes {
 		}
 	}
 	return 0
+}
+
+// anyDirector tells whether a namespace has IPVS services.
+func (s *stream) anyDirector() bool {
+	for _, t := range s.places {
+		if t.lost.director || t.lost.ipvs != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // toldLost is what the sink knows of it.
@@ -63,16 +75,20 @@ const (
 
 // refreshLost looks again at the state of a namespace that lost a packet at time
 // now, before that is told, and at those that explain what others lose.
-func (s *stream) refreshLost(inode uint32, now uint64, chains bool) error {
+func (s *stream) refreshLost(inode uint32, now uint64, cause causes) error {
 	t := s.places[inode]
 	if t == nil || t.ns.Path == "" {
 		return nil
 	}
-	kind := 0
+	kind, chains := 0, cause&byChain != 0
 	if chains {
 		kind = 1
 	}
 	if now < t.lost.next[kind] {
+		return nil
+	}
+	if cause == byService && !s.anyDirector() {
+		t.lost.next[kind] = bootTime() + uint64(lostStateAge)
 		return nil
 	}
 	start := time.Now()
