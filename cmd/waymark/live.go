@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 package main
 
 import (
@@ -27,6 +29,8 @@ type live struct {
 	groups []string // hook groups if --hooks does not say
 	stack  bool     // drops tell the kernel's stack
 	quiet  bool     // do not say that it traces
+	// begun is called, beside the trace, when packets are seen.
+	begun func(context.Context)
 	// sinks take the stream besides the recording. done tells that they have
 	// all they want.
 	sinks []decoder.Sink
@@ -98,6 +102,9 @@ func (l *live) run() error {
 			return err
 		}
 		defer rec.close()
+	}
+	if l.begun != nil {
+		go l.begun(ctx)
 	}
 	for name, why := range t.Missing() {
 		l.log.Debug().Str("hook", name).Err(why).Msg("not available here")

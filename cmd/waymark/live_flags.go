@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 package main
 
 import (
@@ -51,6 +53,12 @@ func (f *liveFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.cost, "cost", false, "at the end, say what each hook cost")
 	fs.StringVar(&f.budget, "budget", "", "leave out hooks, then flows, to cost at most `P%` of one CPU")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "say more about what waymark does")
+}
+
+// defaultLiveFlags are the flags of a command that is given none.
+func defaultLiveFlags() (f liveFlags) {
+	f.add(pflag.NewFlagSet("", pflag.ContinueOnError))
+	return f
 }
 
 // check refuses what cannot be meant.
@@ -127,28 +135,6 @@ func parseBudget(s string) (percent float64, err error) {
 	return percent, nil
 }
 
-// parseMark parses MARK[/MASK], each decimal or 0x hex. An empty string is no
-// mark: mask 0.
-func parseMark(s string) (mark, mask uint32, err error) {
-	if s == "" {
-		return 0, 0, nil
-	}
-	m, rest, masked := strings.Cut(s, "/")
-	v, err := strconv.ParseUint(m, 0, 32)
-	if err != nil {
-		return 0, 0, fmt.Errorf("--mark %s: give a number such as 5048 or 0x13b8, with /MASK if wanted", s)
-	}
-	mask = 0xffffffff
-	if masked {
-		w, err := strconv.ParseUint(rest, 0, 32)
-		if err != nil || w == 0 {
-			return 0, 0, fmt.Errorf("--mark %s: the mask must be a number other than 0", s)
-		}
-		mask = uint32(w)
-	}
-	return uint32(v), mask, nil
-}
-
 // newLog logs for people, on stderr.
 func newLog(verbose bool) zerolog.Logger {
 	level := zerolog.InfoLevel
@@ -157,13 +143,4 @@ func newLog(verbose bool) zerolog.Logger {
 	}
 	return zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, NoColor: !colorful(os.Stderr), PartsExclude: []string{zerolog.TimestampFieldName}}).
 		Level(level)
-}
-
-// colorful tells whether to use colour on f: only on a terminal, and not if
-// NO_COLOR is set (no-color.org).
-func colorful(f *os.File) bool {
-	if os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
-		return false
-	}
-	return isTerminal(f)
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 // A real frame whose payload is in page fragments: filter_tc must read on
 // behind the linear bytes.
 
