@@ -18,6 +18,9 @@ type held struct {
 	bytes  []byte
 	ends   []int // where each payload ends in bytes
 	custom []pcapng.CustomOption
+	// tells: it has more than what explains packets to come, so that a recorder that
+	// is killed now must not lose it.
+	tells bool
 }
 
 // options are the payloads as options. They hold until the next change.
@@ -31,7 +34,7 @@ func (h *held) options() []pcapng.CustomOption {
 	return h.custom
 }
 
-func (h *held) reset() { h.bytes, h.ends = h.bytes[:0], h.ends[:0] }
+func (h *held) reset() { h.bytes, h.ends, h.tells = h.bytes[:0], h.ends[:0], false }
 
 // hold keeps a payload whose content is a and b for the next packet.
 func (r *Recorder) hold(head recordingHeader, a, b []byte) error {
@@ -48,13 +51,16 @@ func (r *Recorder) hold(head recordingHeader, a, b []byte) error {
 	h.bytes = append(h.bytes, a...)
 	h.bytes = append(h.bytes, b...)
 	h.ends = append(h.ends, len(h.bytes))
+	h.tells = h.tells || head.kind == kindRecord
 	return nil
 }
 
 // release writes what is held without a packet: in statistics of an interface,
-// or, if there is none yet and it cannot wait, in custom blocks.
+// or, if there is none yet and it cannot wait, in custom blocks. Programs that
+// rewrite captures leave these out, so what only explains packets to come waits for
+// the first of them.
 func (r *Recorder) release(now bool) error {
-	if len(r.held.ends) == 0 {
+	if len(r.held.ends) == 0 || !now && !r.held.tells {
 		return nil
 	}
 	at, err := r.carrier()

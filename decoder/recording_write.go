@@ -215,6 +215,8 @@ func (r *Recorder) writeContext(c *Context) error {
 	if err := r.hold(recordingHeader{kind: kindContext, piece: piece}, text, nil); err != nil {
 		return err
 	}
+	// Before the first packet there is none that time could end.
+	r.held.tells = r.held.tells || c.Session != nil || c.Loss != nil || c.Budget != nil || c.End != nil || len(r.inOrder) > 0
 	if c.Session != nil {
 		return r.flush()
 	}
