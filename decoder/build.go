@@ -74,6 +74,9 @@ func (s *Stitcher) build(o *openJourney, settled bool) *Journey {
 		j.ID = s.idStart() + "-x" + strconv.FormatUint(o.loose, 10)
 		j.seq.trail = o.loose
 	}
+	if s.opt.Originals {
+		j.keepOriginal(&first.rec, o.snapshot(first))
+	}
 	b := builder{s: s, w: s.world, o: o, j: j, settled: settled, branches: s.branches[:0]}
 	for _, t := range o.trails {
 		b.branches = append(b.branches, branch{trail: t.id, parent: t.parent, ended: t.ended, root: t.id == o.root})

@@ -89,6 +89,8 @@ type Journey struct {
 
 	Marks []MarkChange `json:"marks,omitempty"` // history of the fwmark
 
+	Original *Original `json:"-"` // with Options.Originals, of IP packets
+
 	end    endPlace
 	seq    sortKey
 	closed uint64 // stream time at which it was closed

@@ -65,6 +65,8 @@ type Options struct {
 	// Only leaves out journeys that are none of these: outcomes, or
 	// OnlyIncomplete. Empty takes all.
 	Only []string
+	// Originals keeps each journey's packet as it was first seen.
+	Originals bool
 	// MaxOpen bounds the journeys in memory; the one that was quiet for longest
 	// is cut off when there are more. Default DefaultMaxOpen.
 	MaxOpen int
