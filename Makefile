@@ -12,7 +12,7 @@ TEST_PACKAGES := qemu-system-x86 kmod xz-utils cpio tcpdump tshark chromium
 GEN_PACKAGES  := clang-19 llvm-19 libbpf-dev clang-format-19
 BENCH_PACKAGES := gcc libc6-dev libmnl-dev
 
-.PHONY: all build generate demo test test-host test-vm fuzz bench soak lint deps gen-deps drift image clean help
+.PHONY: all build generate demo scenarios test test-host test-vm fuzz bench soak lint deps gen-deps drift image clean help
 
 all: build
 
@@ -27,6 +27,9 @@ generate: gen-deps ## compile the BPF programs again
 
 demo: build ## the Meridio lab, traced; without root, a recording of it
 	@scenarios/demo.sh ./waymark
+
+scenarios: deps ## record the scenario library anew: each fault of the labs, as root
+	@.ci/scenarios.sh 6.12
 
 test: deps gen-deps ## everything: generated code, host kernel, both VMs, fuzzing
 	@.ci/test.sh "$(KERNELS)" "$(FUZZTIME)"

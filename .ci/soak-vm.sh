@@ -9,5 +9,5 @@ trap 'rm -rf "$out"' EXIT
 CGO_ENABLED=0 go build -trimpath -o "$out/waymark" ./cmd/waymark
 CGO_ENABLED=0 go test -c -o "$out/waymark.test" ./cmd/waymark
 go build -o "$out/vmtest" ./scenarios/vm/vmtest
-"$out/vmtest" --kernel "$1" --memory 4096 --timeout 20m --dir cmd/waymark --file scenarios/meridio --file testdata --file "$out/waymark:/usr/bin/waymark" --file /bin/sleep:/bin/sleep \
+"$out/vmtest" --kernel "$1" --memory 4096 --timeout 20m --dir cmd/waymark --file testdata --file "$out/waymark:/usr/bin/waymark" --file /bin/sleep:/bin/sleep \
 	--env WAYMARK_BIN=/usr/bin/waymark --env WAYMARK_CI=1 "$out/waymark.test" -test.v -test.timeout 19m -test.run '^Test(NamesWhatHappened|TraceTellsWhatIPVSDecides|TraceTellsWhatNATDoes)$'

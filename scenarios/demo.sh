@@ -3,19 +3,20 @@
 #
 # As root it brings the Meridio lab up in network namespaces of its own, traces
 # one TCP connection over IPv4 and one over IPv6 to the VIP, then breaks the
-# lab and shows the drop. Without root it replays recordings of the same.
-# `demo.sh WAYMARK record` makes those recordings.
+# lab and shows the drop. Without root it replays recordings of the same, which
+# are in the program.
 set -eu
 waymark=$1
-recordings=$(dirname "$0")/meridio
 say() { printf '\n\033[1m%s\033[0m\n\n' "$*" | if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9;]*m//g'; fi; }
 
 if [ "$(id -u)" != 0 ]; then
 	say "Not root: these are recordings of the demo, replayed."
 	for f in healthy-v4 healthy-v6 no-listener; do
-		say "waymark replay scenarios/meridio/$f.pcapng"
-		"$waymark" replay "$recordings/$f.pcapng"
+		say "waymark replay meridio/$f"
+		"$waymark" replay "meridio/$f"
 	done
+	say "waymark replay --list"
+	"$waymark" replay --list
 	exit 0
 fi
 
@@ -27,25 +28,20 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 1' INT TERM
-recording=${2-}
-[ "$recording" != record ] || mkdir -p "$recordings"
 netns=
 for n in gw lb px t1 t2 t3; do netns="$netns --netns wm-meridio-$n"; done
 
-# trace NAME FLAGS -- FILTER... -- TRAFFIC...: trace while the traffic runs.
+# trace FLAGS -- FILTER... -- TRAFFIC...: trace while the traffic runs.
 trace() {
-	name=$1 flags=
-	shift
+	flags=
 	while [ "$1" != -- ]; do flags="$flags $1"; shift; done
 	shift
 	filter=
 	while [ "$1" != -- ]; do filter="$filter $1"; shift; done
 	shift
-	write=
-	[ "$recording" != record ] || write="-w $recordings/$name.pcapng"
 	say "waymark trace$flags$filter"
 	# shellcheck disable=SC2086 # lists of words
-	"$waymark" trace $netns $write $flags $filter 2>"$err" &
+	"$waymark" trace $netns $flags $filter 2>"$err" &
 	tracer=$!
 	until grep -q 'tracing on' "$err"; do
 		kill -0 "$tracer" 2>/dev/null || { cat "$err" >&2; exit 1; }
@@ -58,8 +54,8 @@ trace() {
 
 say "waymark lab up meridio"
 "$waymark" lab up meridio
-trace healthy-v4 -c 2 -- tcp any 10.0.0.1:5000 --
-trace healthy-v6 -c 2 -- tcp any '[1000::1:a00:1]:5000' -- -6
+trace -c 2 -- tcp any 10.0.0.1:5000 --
+trace -c 2 -- tcp any '[1000::1:a00:1]:5000' -- -6
 say "waymark lab fault meridio no-listener"
 "$waymark" lab fault meridio no-listener
-trace no-listener -c 1 -- tcp any 10.0.0.1:5000 --
+trace -c 1 -- tcp any 10.0.0.1:5000 --

@@ -73,7 +73,10 @@ type Lab struct {
 }
 
 // Service is one of the ways traffic takes through a lab with several.
-type Service struct{ Name, Brief string }
+type Service struct {
+	Name, Brief string
+	IPv6        bool // it has an IPv6 address; all have one of IPv4
+}
 
 // List describes every lab, in a fixed order. It takes no privileges; a lab
 // whose state may not be read is listed as not up.
@@ -83,7 +86,7 @@ func List() []Lab {
 		r, err := l.readRecord()
 		entry := Lab{Name: l.name, Brief: l.brief, Faults: slices.Clone(l.faults)}
 		for _, s := range l.services {
-			entry.Services = append(entry.Services, Service{s.name, s.brief})
+			entry.Services = append(entry.Services, Service{s.name, s.brief, s.virtual6.IsValid()})
 		}
 		if err == nil && r != nil && r.Complete {
 			entry.Up = true

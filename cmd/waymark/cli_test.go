@@ -18,7 +18,7 @@ import (
 // TestBadInputIsOneLineAndAnExitCode: whatever is wrong is said in one line,
 // on stderr, and never as a panic.
 func TestBadInputIsOneLineAndAnExitCode(t *testing.T) {
-	const stored = "../../scenarios/meridio/no-listener.pcapng"
+	const stored = "meridio/no-listener"
 	dir := t.TempDir()
 	text := filepath.Join(dir, "text")
 	empty := filepath.Join(dir, "empty")
@@ -70,6 +70,10 @@ func TestBadInputIsOneLineAndAnExitCode(t *testing.T) {
 		{[]string{"export", "../../decoder/testdata/foreign/dumpcap.pcapng"}, exitUsage, "written by Dumpcap"},
 		{[]string{"replay", stored, text}, exitUsage, "text: "},
 		{[]string{"replay", stored, "/no/such/file"}, exitUsage, "no such file"},
+		{[]string{"replay", "no-listner"}, exitUsage, "no scenario has that name (close: meridio/no-listener); `waymark replay --list` lists them"},
+		{[]string{"replay", "vip.pcapng"}, exitUsage, "open vip.pcapng: no such file or directory\n"},
+		{[]string{"replay", "--list", stored}, exitUsage, "leave out everything else but -o"},
+		{[]string{"replay", "--list", "-o", "xml"}, exitUsage, "text or json"},
 		{[]string{"replay", "--filter", "tcp port", stored}, exitUsage, "at the end of"},
 		{[]string{"replay", "--filter", "tcp any 10.0.0.1:http2", stored}, exitUsage, "is not a port"},
 		{[]string{"replay", "--only", "dropped,lost", stored}, exitUsage, "choose from dropped, delivered, forwarded, consumed, open, incomplete"},
@@ -81,7 +85,7 @@ func TestBadInputIsOneLineAndAnExitCode(t *testing.T) {
 		{[]string{"export", "--html", filepath.Join(dir, "x.html"), "--dir", dir, text}, exitUsage, "leave out --format, --dir"},
 		{[]string{"export", "--html", text, text}, exitUsage, "the recording itself"},
 		{[]string{"export", "--html", filepath.Join(dir, "x.html"), text}, exitUsage, "not a pcapng file"},
-		{[]string{"export", "--html", filepath.Join(dir, "no", "x.html"), "../../scenarios/meridio/no-listener.pcapng"}, exitUsage, "write the page"},
+		{[]string{"export", "--html", filepath.Join(dir, "no", "x.html"), stored}, exitUsage, "write the page"},
 		{[]string{"lab", "up", "atlantis"}, exitUsage, "meridio"},
 		{[]string{"completion", "tcsh"}, exitUsage, "bash or zsh"},
 		{[]string{"doctor", "now"}, exitUsage, "unexpected argument"},
@@ -151,7 +155,7 @@ func TestWithoutRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recording, err := os.ReadFile("../../scenarios/meridio/no-listener.pcapng")
+	recording, err := os.ReadFile(noListener)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,6 +178,7 @@ func TestWithoutRights(t *testing.T) {
 		{[]string{"lab", "up", "meridio"}, exitUnsupported, "root"},
 		{[]string{"doctor"}, exitUnsupported, "no hook can be attached"},
 		{[]string{"replay", "x.pcapng"}, exitOK, ""},
+		{[]string{"replay", "meridio/no-listener"}, exitOK, ""},
 	} {
 		cmd := exec.Command(bin, tt.args...)
 		cmd.Dir, cmd.SysProcAttr = dir, nobody

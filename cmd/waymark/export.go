@@ -77,14 +77,14 @@ func runExport(args []string) error {
 // exportFiles writes plain captures. For those of flows the recording is read
 // twice at the same time: for the packets, and for the journeys they belong to.
 func exportFiles(recording, dir string, flows bool, format decoder.ExportFormat, o replayOptions) error {
-	f, err := os.Open(recording)
+	f, err := openSource(recording)
 	if err != nil {
 		return fmt.Errorf("open the recording: %w", err)
 	}
 	defer f.Close()
 	options := decoder.ExportOptions{Format: format}
 	if flows {
-		told, err := os.Open(recording)
+		told, err := openSource(recording)
 		if err != nil {
 			return fmt.Errorf("open the recording: %w", err)
 		}

@@ -15,7 +15,7 @@ import (
 func exportAnnotated(recording, path string) error {
 	var in [2]*os.File
 	for i := range in {
-		f, err := os.Open(recording)
+		f, err := openSource(recording)
 		if err != nil {
 			return fmt.Errorf("open the recording: %w", err)
 		}
@@ -45,7 +45,7 @@ func exportAnnotated(recording, path string) error {
 func notItself(recording, path string) error {
 	source, err := os.Stat(recording)
 	if err != nil {
-		return fmt.Errorf("open the recording: %w", err)
+		return nil // no file: a scenario, or what opening it says
 	}
 	if there, err := os.Stat(path); err == nil && os.SameFile(there, source) {
 		return fmt.Errorf("%s is the recording itself: name another file", path)

@@ -13,7 +13,7 @@ import (
 
 // TestExportHTML: the page of the demo's recording, and of one that is cut off.
 func TestExportHTML(t *testing.T) {
-	const recording = "../../scenarios/meridio/no-listener.pcapng"
+	const recording = noListener
 	whole, err := os.ReadFile(recording)
 	if err != nil {
 		t.Fatal(err)

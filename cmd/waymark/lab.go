@@ -351,7 +351,8 @@ func parseRate(s string) (float64, error) {
 	return r, nil
 }
 
-// parseSource reads ADDRESS or ADDRESS:PORT; nothing is the zero value.
+// parseSource reads ADDRESS, ADDRESS:PORT or :PORT; nothing is the zero value, and
+// so is the address that is left out.
 func parseSource(s string) (netip.AddrPort, error) {
 	if s == "" {
 		return netip.AddrPort{}, nil
@@ -359,9 +360,14 @@ func parseSource(s string) (netip.AddrPort, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.AddrPortFrom(a, 0), nil
 	}
+	if port, ok := strings.CutPrefix(s, ":"); ok {
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+			return netip.AddrPortFrom(netip.Addr{}, uint16(n)), nil
+		}
+	}
 	ap, err := netip.ParseAddrPort(s)
 	if err != nil {
-		return ap, fmt.Errorf("source %q: want ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT", s)
+		return ap, fmt.Errorf("source %q: want ADDRESS, ADDRESS:PORT, [ADDRESS]:PORT or :PORT", s)
 	}
 	return ap, nil
 }

@@ -52,7 +52,10 @@ func TestParseSource(t *testing.T) {
 			t.Errorf("%q: %v, %v; want %v", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"x", "200.100.0.1:", "200.100.0.1:70000", "[200:100::1"} {
+	if got, err := parseSource(":40000"); err != nil || got.Addr().IsValid() || got.Port() != 40000 {
+		t.Errorf(":40000: %v, %v", got, err)
+	}
+	for _, s := range []string{"x", "200.100.0.1:", "200.100.0.1:70000", "[200:100::1", ":", ":-1", ":70000"} {
 		if got, err := parseSource(s); err == nil {
 			t.Errorf("%q was read as %v", s, got)
 		}
@@ -63,7 +66,7 @@ func FuzzParseSource(f *testing.F) {
 	f.Add("200.100.0.1:40000")
 	f.Add("[200:100::1]:1")
 	f.Fuzz(func(t *testing.T, s string) {
-		if ap, err := parseSource(s); err == nil && s != "" && !ap.Addr().IsValid() {
+		if ap, err := parseSource(s); err == nil && s != "" && s[0] != ':' && !ap.Addr().IsValid() {
 			t.Errorf("%q was read as %v", s, ap)
 		}
 	})

@@ -9,24 +9,35 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/spf13/pflag"
 
 	"waymark/decoder"
 	"waymark/nfqlb"
 	"waymark/tracer/filter"
 )
 
-const replayHelp = `usage: waymark replay [flags] FILE...
+const replayHelp = `usage: waymark replay [flags] FILE|SCENARIO...
+       waymark replay --reinject FILE|SCENARIO
+       waymark replay --list
 
 Stitches recordings again and prints what the live traces printed, of several
 (of several nodes, say) in the order of time. Needs no privileges and no
 particular kernel. A journey is shown if any of its packets matches the filter.
+A word that is no file's name is one of the library's scenarios: what was
+recorded of each fault that the labs have. --reinject sends what opened TCP
+connections, UDP requests and echo requests again in the lab of the recording,
+and compares: the way of each and of its answer, and how they ended.
 
 examples:
   waymark replay --only dropped --filter 'tcp any 10.0.0.1:5000' vip.pcapng
   waymark replay --speed 1x --filter 'host 10.0.0.1' node1.pcapng node2.pcapng
   waymark replay -o json --expect vip.json vip.pcapng
+  waymark replay meridio/rp-filter
+  waymark lab up meridio && waymark replay --reinject meridio/rp-filter
 
 `
 
@@ -43,11 +54,16 @@ func runReplay(args []string) error {
 	mark := fs.String("mark", "", "only packets that have `MARK[/MASK]` somewhere on the way")
 	speed := fs.String("speed", "max", "print as fast as it was recorded (1x), `N` times as fast (10x), or max")
 	expect := fs.String("expect", "", "compare with what is in `FILE` instead of printing; print the differences and exit with 1 if there are any")
+	again := fs.Bool("reinject", false, "send its packets again in the lab they were recorded in, and compare")
+	list := fs.Bool("list", false, "list the library's scenarios: name, question, kernel, what was broken")
 	if err := parseFlags(fs, args, -1); err != nil {
 		return err
 	}
+	if *list {
+		return listLibrary(fs, o.output)
+	}
 	if fs.NArg() == 0 {
-		return errors.New("replay needs a recording: waymark replay FILE")
+		return errors.New("replay needs a recording: waymark replay FILE; `waymark replay --list` lists some")
 	}
 	if !o.drops && (o.how.all || o.how.collapse || o.how.top) {
 		return errors.New("--all, --collapse and --top are for drops: add --drops")
@@ -57,6 +73,9 @@ func runReplay(args []string) error {
 	}
 	if err := o.parse(*expr, *followReply, *only, *mark, *speed); err != nil {
 		return err
+	}
+	if *again {
+		return runReinject(fs, o)
 	}
 	if *expect == "" {
 		return replay(fs.Args(), os.Stdout, o)
@@ -71,6 +90,27 @@ func runReplay(args []string) error {
 		return err
 	}
 	return e.judge(os.Stdout)
+}
+
+// runReinject is `waymark replay --reinject`: at the recording's speed unless it is
+// told another one.
+func runReinject(fs *pflag.FlagSet, o replayOptions) error {
+	if fs.NArg() > 1 {
+		return errors.New("--reinject takes one recording")
+	}
+	var refused error
+	fs.Visit(func(f *pflag.Flag) {
+		if !slices.Contains([]string{"reinject", "filter", "follow-reply", "speed"}, f.Name) {
+			refused = fmt.Errorf("--reinject compares packets: leave out --%s; --filter chooses packets, --speed their pace", f.Name)
+		}
+	})
+	if refused != nil {
+		return refused
+	}
+	if !fs.Changed("speed") {
+		o.speed = 1
+	}
+	return reinject(fs.Arg(0), o)
 }
 
 // replayOptions are what to print of recordings. The zero value of all but

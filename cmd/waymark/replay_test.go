@@ -14,11 +14,11 @@ import (
 	"testing"
 )
 
-// Recordings that are in the tree: of a lab, and of the decoder's tests.
+// Recordings: of a lab once, and of the decoder's tests.
 const (
-	healthy    = "../../scenarios/meridio/healthy-v4.pcapng"
-	healthy6   = "../../scenarios/meridio/healthy-v6.pcapng"
-	noListener = "../../scenarios/meridio/no-listener.pcapng"
+	healthy    = "testdata/recordings/healthy-v4.pcapng"
+	healthy6   = "testdata/recordings/healthy-v6.pcapng"
+	noListener = "testdata/recordings/no-listener.pcapng"
 	natService = "../../decoder/testdata/recording/format1-nat-service.pcapng"
 	vipMissing = "../../decoder/testdata/recording/format1-vip-missing.pcapng"
 	tunnelled  = "../../decoder/testdata/recording/format1-vxlan.pcapng"

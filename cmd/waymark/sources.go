@@ -41,7 +41,7 @@ func openSources(paths []string) (sources []*source, closeAll func(), err error)
 		}
 	}
 	for _, path := range paths {
-		f, err := os.Open(path)
+		f, err := openSource(path)
 		if err != nil {
 			return nil, closeAll, fmt.Errorf("open the recording: %w", err)
 		}

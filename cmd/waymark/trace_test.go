@@ -359,46 +359,6 @@ func awaitSize(t *testing.T, file string, size int64) {
 	t.Fatalf("%s did not grow to %d bytes", file, size)
 }
 
-// TestCommittedRecordingsReplay: what `make demo` shows without root is what
-// was live.
-func TestCommittedRecordingsReplay(t *testing.T) {
-	recordings, err := filepath.Glob("../../scenarios/meridio/*.pcapng")
-	if err != nil || len(recordings) == 0 {
-		t.Fatalf("no recordings: %v", err)
-	}
-	for _, file := range recordings {
-		expect := strings.TrimSuffix(file, ".pcapng") + ".json"
-		if _, stderr, code := run0(t, "replay", "-o", "json", "--expect", expect, file); code != 0 {
-			t.Errorf("%s: exit %d: %s", filepath.Base(file), code, stderr)
-		}
-	}
-}
-
-// TestReadmeShowsWhatIsPrinted: the README's traces are those of the committed
-// recordings, and its list of commands is the binary's.
-func TestReadmeShowsWhatIsPrinted(t *testing.T) {
-	content, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	readme := string(content)
-	for _, name := range []string{"healthy-v4", "no-listener", "no-source-rule"} {
-		out, _, _ := run0(t, "replay", "../../scenarios/meridio/"+name+".pcapng")
-		if out == "" || !strings.Contains(readme, out) {
-			t.Errorf("README.md does not show what is printed for %s:\n%s", name, out)
-		}
-	}
-	selected, _, _ := run0(t, "replay", "--only", "dropped", "--filter", "tcp any 10.0.0.1:5000", "--flows", healthy, noListener)
-	if command := "# waymark replay --only dropped --filter 'tcp any 10.0.0.1:5000' --flows healthy-v4.pcapng no-listener.pcapng\n"; !strings.Contains(readme, command+selected) {
-		t.Errorf("README.md does not show what is printed of two recordings:\n%s", selected)
-	}
-	for _, c := range commands() {
-		if line := fmt.Sprintf("%-10s %s\n", c.name, c.brief); !c.hidden && !strings.Contains(readme, line) {
-			t.Errorf("README.md lacks %q", line)
-		}
-	}
-}
-
 // TestReplayIsTheSameUnderLimits: options that cut the output short are in the
 // recording, so that replay stops where live stopped.
 func TestReplayIsTheSameUnderLimits(t *testing.T) {

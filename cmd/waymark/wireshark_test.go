@@ -19,9 +19,9 @@ import (
 
 // Recordings that are stored.
 const (
-	storedHealthy4   = "../../scenarios/meridio/healthy-v4.pcapng"
-	storedHealthy6   = "../../scenarios/meridio/healthy-v6.pcapng"
-	storedNoListener = "../../scenarios/meridio/no-listener.pcapng"
+	storedHealthy4   = "testdata/recordings/healthy-v4.pcapng"
+	storedHealthy6   = "testdata/recordings/healthy-v6.pcapng"
+	storedNoListener = "testdata/recordings/no-listener.pcapng"
 )
 
 // tsharkFields runs tshark with waymark's script on a file.
