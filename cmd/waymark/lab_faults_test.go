@@ -64,6 +64,9 @@ func checkFaults(t *testing.T, w *scenarios.World, without []string) {
 		if slices.Contains(without, f.Name) {
 			continue
 		}
+		if len(cases) == 0 { // a machine that has done nothing yet is slow
+			mended(t, w, faultCases(t, f, &port))
+		}
 		shown := faultCases(t, f, &port)
 		if err := w.Fault(ctxBackground, f.Name); err != nil {
 			t.Fatal(err)
@@ -156,8 +159,8 @@ func sendFor(t *testing.T, w *scenarios.World, cases []faultCase) {
 	wg.Wait()
 }
 
-// mended sends the traffic of faults that were cleared again: all of it must be
-// answered.
+// mended sends the traffic of faults that were cleared, or not set yet: all of it
+// must be answered.
 func mended(t *testing.T, w *scenarios.World, cases []faultCase) {
 	t.Helper()
 	again := slices.Clone(cases)
@@ -168,7 +171,7 @@ func mended(t *testing.T, w *scenarios.World, cases []faultCase) {
 	sendFor(t, w, again)
 	for _, c := range again {
 		if c.failed > 0 {
-			t.Errorf("%s/IPv%d: %d connections fail, though the fault is mended", c.fault.Name, c.ip, c.failed)
+			t.Errorf("%s/IPv%d: %d connections fail, though the fault is not set", c.fault.Name, c.ip, c.failed)
 		}
 	}
 }
