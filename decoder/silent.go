@@ -184,8 +184,9 @@ func (f *dropFacts) heldInQueue() bool {
 	if f.waits() {
 		return true
 	}
-	listeners, known := f.listeners()
-	return !f.local && known && len(listeners) > 0 && f.balancer() != nil && f.rec.IpVersion != 0 && f.isVIP(f.dst) && balancerTakes(f)
+	queues, _ := f.listeners()
+	waits := slices.ContainsFunc(queues, func(q Queue) bool { return q.Waiting > 0 })
+	return !f.local && waits && f.balancer() != nil && f.rec.IpVersion != 0 && f.isVIP(f.dst) && balancerTakes(f)
 }
 
 func noRuleForAnswer(f *dropFacts) bool {

@@ -58,6 +58,12 @@ func TestSilentLosses(t *testing.T) {
 		},
 		{
 			name: "balancer-stuck", question: "M30", because: "the balancer's queue in wm-meridio-lb has given no verdict",
+			world:   func(w *trench) { w.queues.Queues[2].Waiting = 1 },
+			packets: func(s *stream) { s.tcp(1, 0, client4, 40000, vip4, 5000, syn).requestToLB() },
+		},
+		{
+			// For its next hop, perhaps: no queue has packets.
+			name:    "waits behind the queue",
 			packets: func(s *stream) { s.tcp(1, 0, client4, 40000, vip4, 5000, syn).requestToLB() },
 		},
 		{

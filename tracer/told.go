@@ -10,6 +10,7 @@ package tracer
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"time"
 
 	"waymark/bpf"
@@ -136,17 +137,12 @@ func (s *stream) tellQueues(t *told, q decoder.Queues, first bool) error {
 	return s.context(&decoder.Context{Queues: &q})
 }
 
-// sameListeners compares who listens, not the counters, which always change.
+// sameListeners compares who listens and whether packets wait, not the counters,
+// which always change.
 func sameListeners(a, b decoder.Queues) bool {
-	if len(a.Queues) != len(b.Queues) {
-		return false
-	}
-	for i := range a.Queues {
-		if a.Queues[i].Number != b.Queues[i].Number || a.Queues[i].PortID != b.Queues[i].PortID {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(a.Queues, b.Queues, func(a, b decoder.Queue) bool {
+		return a.Number == b.Number && a.PortID == b.PortID && (a.Waiting > 0) == (b.Waiting > 0)
+	})
 }
 
 func (s *stream) tellBalancer(t *told) error {
