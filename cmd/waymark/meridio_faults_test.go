@@ -245,7 +245,13 @@ func (b *brokenTime) check(t *testing.T, f scenarios.Fault, all []journey) {
 			}
 			continue
 		}
-		if !b.failed[port] || !opening || j.Because == "" && j.Drop == nil || j.Start.After(b.cleared) {
+		if !b.failed[port] || !opening || j.Start.After(b.cleared) {
+			continue
+		}
+		if j.Because == "" && j.Drop == nil {
+			if j.Packet.Proto == "udp" && j.Start.Before(b.ready.Add(readTime())) {
+				b.early[port] = true // and not sent again
+			}
 			continue
 		}
 		got, kind := diagnosisOf(&j), trafficKinds[(port-b.first)/100]
