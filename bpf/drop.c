@@ -12,6 +12,7 @@
  */
 #include "probe.h"
 #include "sample.h"
+#include "equal.h"
 
 /* The kernel's stack is wanted: so many return addresses of it, in 8 bytes each. */
 #define STACK_BYTES (32 * 8)
@@ -26,6 +27,7 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	__u64 key = (__u64)skb;
 	struct trail *t = NULL;
 	struct hook_stats *st;
+	struct draft *d = NULL;
 	struct record *rec;
 	struct view v;
 	bool carried;
@@ -54,7 +56,12 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	if (!st)
 		return 0;
 	st->seen++;
-	rec = bpf_ringbuf_reserve(&ring, sizeof(*rec) + ext_len + snaplen, 0);
+	if (count_equal) {
+		d = draft_begin();
+		rec = d ? &d->rec : NULL;
+	} else {
+		rec = bpf_ringbuf_reserve(&ring, sizeof(*rec) + ext_len + snaplen, 0);
+	}
 	if (!rec) {
 		st->lost++;
 		if (t)
@@ -86,7 +93,10 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	} else {
 		if (t && (!filter_view(&v) || left_out(&v, HOOK_KFREE_SKB))) {
 			trail_end(t, low);
-			bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
+			if (count_equal)
+				draft_end(d);
+			else
+				bpf_ringbuf_discard(rec, BPF_RB_NO_WAKEUP);
 			return 0;
 		}
 		rec->trail = new_trail_id();
@@ -95,6 +105,12 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	if (t)
 		trail_end(t, low);
 	show(rec, &v, ext_len, carried);
+	if (count_equal) {
+		if (t || !counted(d))
+			write_draft(d, st);
+		draft_end(d);
+		return 0;
+	}
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
 	return 0;

@@ -93,7 +93,7 @@ struct record {
 	__u16 ext_len;	 /* bytes of hook-specific data after this header */
 	__u16 snap_len;	 /* bytes of packet after that */
 	__u16 at;	 /* the parser's own: where in the packet it is; then 0 */
-	__u32 pad;
+	__u32 equal;	 /* so many drops more that were like this one and have no record */
 };
 
 /* What the queue group adds. */

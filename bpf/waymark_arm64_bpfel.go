@@ -45,6 +45,22 @@ const (
 	WaymarkConntrackFlagsCONNTRACK_FOUND WaymarkConntrackFlags = 1
 )
 
+type WaymarkDraft struct {
+	_       structs.HostLayout
+	Rec     WaymarkRecord
+	Snap    [96]uint8
+	Busy    uint32
+	Pending uint32
+}
+
+type WaymarkEqual struct {
+	_      structs.HostLayout
+	Count  uint64
+	TimeNs uint64
+	Drop   WaymarkRecord
+	Snap   [96]uint8
+}
+
 type WaymarkHook uint32
 
 const (
@@ -214,7 +230,7 @@ type WaymarkRecord struct {
 	ExtLen     uint16
 	SnapLen    uint16
 	At         uint16
-	Pad        uint32
+	Equal      uint32
 }
 
 type WaymarkRecordFlags uint32
@@ -286,6 +302,8 @@ type WaymarkTrail struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	WaymarkMapDrafts                 = "drafts"
+	WaymarkMapEquals                 = "equals"
 	WaymarkMapNetns                  = "netns"
 	WaymarkMapNftRuns                = "nft_runs"
 	WaymarkMapReplies                = "replies"
@@ -332,6 +350,8 @@ const (
 	WaymarkProgNameSymbol            = "name_symbol"
 	WaymarkProgTcEgress              = "tc_egress"
 	WaymarkProgTcIngress             = "tc_ingress"
+	WaymarkProgTellEqual             = "tell_equal"
+	WaymarkVarCountEqual             = "count_equal"
 	WaymarkVarHasLocation            = "has_location"
 	WaymarkVarHasReason              = "has_reason"
 	WaymarkVarLearnReplies           = "learn_replies"
@@ -444,12 +464,15 @@ type WaymarkProgramSpecs struct {
 	NameSymbol            *ebpf.ProgramSpec `ebpf:"name_symbol"`
 	TcEgress              *ebpf.ProgramSpec `ebpf:"tc_egress"`
 	TcIngress             *ebpf.ProgramSpec `ebpf:"tc_ingress"`
+	TellEqual             *ebpf.ProgramSpec `ebpf:"tell_equal"`
 }
 
 // WaymarkMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkMapSpecs struct {
+	Drafts   *ebpf.MapSpec `ebpf:"drafts"`
+	Equals   *ebpf.MapSpec `ebpf:"equals"`
 	Netns    *ebpf.MapSpec `ebpf:"netns"`
 	NftRuns  *ebpf.MapSpec `ebpf:"nft_runs"`
 	Replies  *ebpf.MapSpec `ebpf:"replies"`
@@ -463,6 +486,7 @@ type WaymarkMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WaymarkVariableSpecs struct {
+	CountEqual           *ebpf.VariableSpec `ebpf:"count_equal"`
 	HasLocation          *ebpf.VariableSpec `ebpf:"has_location"`
 	HasReason            *ebpf.VariableSpec `ebpf:"has_reason"`
 	LearnReplies         *ebpf.VariableSpec `ebpf:"learn_replies"`
@@ -514,6 +538,8 @@ func (o *WaymarkObjects) Close() error {
 //
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkMaps struct {
+	Drafts   *ebpf.Map `ebpf:"drafts"`
+	Equals   *ebpf.Map `ebpf:"equals"`
 	Netns    *ebpf.Map `ebpf:"netns"`
 	NftRuns  *ebpf.Map `ebpf:"nft_runs"`
 	Replies  *ebpf.Map `ebpf:"replies"`
@@ -525,6 +551,8 @@ type WaymarkMaps struct {
 
 func (m *WaymarkMaps) Close() error {
 	return _WaymarkClose(
+		m.Drafts,
+		m.Equals,
 		m.Netns,
 		m.NftRuns,
 		m.Replies,
@@ -539,6 +567,7 @@ func (m *WaymarkMaps) Close() error {
 //
 // It can be passed to LoadWaymarkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WaymarkVariables struct {
+	CountEqual           *ebpf.Variable `ebpf:"count_equal"`
 	HasLocation          *ebpf.Variable `ebpf:"has_location"`
 	HasReason            *ebpf.Variable `ebpf:"has_reason"`
 	LearnReplies         *ebpf.Variable `ebpf:"learn_replies"`
@@ -613,6 +642,7 @@ type WaymarkPrograms struct {
 	NameSymbol            *ebpf.Program `ebpf:"name_symbol"`
 	TcEgress              *ebpf.Program `ebpf:"tc_egress"`
 	TcIngress             *ebpf.Program `ebpf:"tc_ingress"`
+	TellEqual             *ebpf.Program `ebpf:"tell_equal"`
 }
 
 func (p *WaymarkPrograms) Close() error {
@@ -656,6 +686,7 @@ func (p *WaymarkPrograms) Close() error {
 		p.NameSymbol,
 		p.TcEgress,
 		p.TcIngress,
+		p.TellEqual,
 	)
 }
 

@@ -406,7 +406,7 @@ func (b *builder) dropHop(br *branch, e *event, d *Drop, normal string) {
 // dropOf is place and reason of a HOOK_KFREE_SKB record. The skb may have lost
 // its device by then: it is where it was last.
 func (w *world) dropOf(e, prev *event) Drop {
-	d := Drop{Reason: w.reason(e.rec.Reason), At: w.symbol(e.rec.Location)}
+	d := Drop{Reason: w.reason(e.rec.Reason), At: w.symbol(e.rec.Location), more: uint64(e.rec.Equal)}
 	netns, ifindex, v := e.rec.Netns, e.rec.Ifindex, e.view
 	if prev != nil && (netns == 0 || netns == prev.rec.Netns && ifindex == 0) {
 		netns, ifindex, v = prev.rec.Netns, prev.rec.Ifindex, prev.view

@@ -51,15 +51,15 @@ func (c *DropCounters) Add(d *Drop) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if d.Normal != "" {
-		c.normal[d.Normal]++
+		c.normal[d.Normal] += 1 + d.more
 		return
 	}
 	s := DropSeries{d.Netns, d.Dev, d.Reason, function(d.At)}
 	if _, known := c.series[s]; !known && len(c.series) >= maxDropSeries {
-		c.others++
+		c.others += 1 + d.more
 		return
 	}
-	c.series[s]++
+	c.series[s] += 1 + d.more
 }
 
 // SetStatus notes what the tracer has read and lost.

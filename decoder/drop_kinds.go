@@ -142,9 +142,9 @@ func NewDropKinds(o DropKindsOptions) *DropKinds {
 func (k *DropKinds) Add(d *Drop) {
 	k.Clock(d.Time)
 	if d.Normal == "" {
-		k.drops++
+		k.drops += 1 + d.more
 	} else {
-		k.normal[d.Normal]++
+		k.normal[d.Normal] += 1 + d.more
 		if !k.opt.All {
 			return
 		}
@@ -190,9 +190,9 @@ func (t *dropTally) add(d *Drop, from WallTime) {
 	if t.total == 0 {
 		t.since = d.Time
 	}
-	t.total++
-	t.fresh++
-	t.counted++
+	t.total += 1 + d.more
+	t.fresh += 1 + d.more
+	t.counted += 1 + d.more
 	t.since, t.last = min(t.since, d.Time), max(t.last, d.Time)
 }
 

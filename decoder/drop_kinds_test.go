@@ -271,3 +271,26 @@ func BenchmarkDrops(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "drops/s")
 }
+
+// TestEqualDrops: a record that tells of more drops counts for all of them.
+func TestEqualDrops(t *testing.T) {
+	s := newStream(t, newTrench())
+	for i, more := range []uint32{0, 41} {
+		p := s.tcp(uint64(i)+1, 0, client4, 40000, "10.9.0.1", 80, syn)
+		p.rec.Equal = more
+		p.drop(nsLB, nsm1, us, rInNoRoutes, atIPError)
+	}
+	var repeats uint64
+	first, counters := 0, NewDropCounters()
+	kinds := NewDropKinds(DropKindsOptions{First: func(*Drop) { first++ }, Repeats: func(c *DropCount) { repeats += c.Count }})
+	st := NewStitcher(Options{EmitDrop: func(d *Drop) { kinds.Add(d); counters.Add(d) }})
+	s.feed(st)
+	st.Flush()
+	kinds.Finish(st.Status().Time)
+	if total := kinds.Totals(1).Drops; first != 1 || repeats != 42 || total != 43 || st.Stats().Drops != 43 {
+		t.Errorf("%d shown, %d counted, %d in the totals, %d by the stitcher; want 1, 42, 43, 43", first, repeats, total, st.Stats().Drops)
+	}
+	if c := counters.Read().Series; len(c) != 1 || c[0].Count != 43 {
+		t.Errorf("%+v, want one counter of 43", c)
+	}
+}

@@ -100,15 +100,15 @@ func (s *Stitcher) hand(j *Journey) {
 	wanted := s.opt.wants(j)
 	if wanted {
 		s.stats.Journeys++
-		s.stats.Normal += uint64(len(j.normal))
 		for i := range j.normal {
+			s.stats.Normal += 1 + j.normal[i].more
 			j.tell(&j.normal[i], s.opt.EmitNormal)
 		}
 	}
 	for i := range j.drops {
-		s.handed.drops++
+		s.handed.drops += 1 + j.drops[i].more
 		if wanted {
-			s.stats.Drops++
+			s.stats.Drops += 1 + j.drops[i].more
 			j.tell(&j.drops[i], s.opt.EmitDrop)
 		}
 		if s.opt.Emit == nil && se.Limit > 0 && s.handed.drops >= uint64(se.Limit) {

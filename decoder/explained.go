@@ -31,7 +31,7 @@ func keyOfLoss(f *dropFacts) lossKey {
 	}
 	r := &k.rec
 	r.TimeNs, r.Trail, r.Parent, r.Skb, r.Pid, r.Cpu = 0, 0, 0, 0, 0, 0
-	r.Seq, r.Ack, r.IpId = 0, 0, 0
+	r.Seq, r.Ack, r.IpId, r.Equal = 0, 0, 0, 0
 	return k
 }
 

@@ -202,6 +202,8 @@ type Drop struct {
 	Question string   `json:"question,omitempty"` // row of the fault table that this answers
 	Journey  string   `json:"journey,omitempty"`
 	Stack    []string `json:"stack,omitempty"` // function+offset, the first is At; if it was recorded
+
+	more uint64 // drops besides that were like this one, and were only counted
 }
 
 // Status is a periodic line about the tracer itself.

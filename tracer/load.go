@@ -35,6 +35,7 @@ type settings struct {
 	limitNetns bool
 	replies    bool   // the other direction is wanted as well
 	stack      bool   // drops tell the kernel's stack
+	countEqual bool   // drops that are equal are counted; not with stack or a longer snapLen
 	ringBytes  uint32 // 0: as in the object
 }
 
@@ -71,12 +72,16 @@ func prepare(s settings, kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 		"limit_netns":   s.limitNetns,
 		"learn_replies": s.replies,
 		"with_stack":    s.stack,
+		"count_equal":   s.countEqual,
 		"has_reason":    tracepointArgs(kernel, "kfree_skb") >= 3,
 		"has_location":  tracepointArgs(kernel, "consume_skb") >= 2,
 	} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return nil, fmt.Errorf("set %s in the programs: %w", name, err)
 		}
+	}
+	if !s.countEqual {
+		spec.Maps["equals"].MaxEntries = 1
 	}
 	if s.ringBytes != 0 {
 		spec.Maps["ring"].MaxEntries = s.ringBytes

@@ -46,6 +46,10 @@ type Options struct {
 	Balancer func(ns place.Namespace) (*decoder.Balancer, error)
 	// Stack has drops tell the kernel's stack.
 	Stack bool
+	// CountEqual has one record tell of several drops that differ in nothing that
+	// is shown of them, by its field Equal, as far as the kernel can (5.19) and
+	// neither Stack nor SnapLen ask for more.
+	CountEqual bool
 	// Cost measures what each hook costs, see Tracer.Costs.
 	Cost bool
 	// Budget is what the programs and this process may cost, in percent of one
@@ -77,8 +81,9 @@ type Tracer struct {
 	places   *places
 	stream   *stream
 	loss     *lossWatch
-	keeper   *keeper   // nil: there is no budget
-	stats    io.Closer // ends measuring; nil: it was not asked for
+	keeper   *keeper     // nil: there is no budget
+	equal    *equalDrops // nil: each drop has its record
+	stats    io.Closer   // ends measuring; nil: it was not asked for
 }
 
 // ErrNotPermitted is returned by Open without the needed capabilities.
@@ -117,6 +122,7 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 	}
 
 	t := &Tracer{opts: opts}
+	countEqual := opts.CountEqual && !opts.Stack && opts.SnapLen <= parseLen && canCountEqual()
 	defer func() {
 		if err != nil {
 			t.Close()
@@ -124,7 +130,7 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 	}()
 	t.programs, err = load(settings{
 		filter: opts.Filter, snapLen: opts.SnapLen, limitNetns: len(opts.Netns) > 0, ringBytes: opts.RingBytes,
-		replies: opts.Session.FollowReply, stack: opts.Stack,
+		replies: opts.Session.FollowReply, stack: opts.Stack, countEqual: countEqual,
 	}, opts.Groups)
 	if err != nil {
 		if errors.Is(err, unix.EPERM) && !privileged() {
@@ -142,6 +148,11 @@ func Open(ctx context.Context, opts Options) (_ *Tracer, err error) {
 	}
 	if opts.Cost || opts.Budget > 0 {
 		if err := t.measure(); err != nil {
+			return nil, err
+		}
+	}
+	if countEqual {
+		if t.equal, err = t.programs.equalDrops(); err != nil {
 			return nil, err
 		}
 	}
@@ -229,6 +240,12 @@ func (t *Tracer) run(ctx context.Context, q *queue) error {
 			return err
 		}
 		now := time.Now()
+		due := now.Sub(lastClock) >= clockEvery
+		if due {
+			if _, err := t.equal.tell(); err != nil {
+				return err
+			}
+		}
 		before := bootTime()
 		n, err := t.ring.drain(drainMax, t.stream.record)
 		if err != nil {
@@ -239,7 +256,7 @@ func (t *Tracer) run(ctx context.Context, q *queue) error {
 			// last record is.
 			t.stream.readTo(before)
 		}
-		if now.Sub(lastClock) >= clockEvery {
+		if due {
 			lastClock = now
 			if err := t.tick(); err != nil {
 				return err
@@ -269,6 +286,12 @@ func (t *Tracer) run(ctx context.Context, q *queue) error {
 		if ctx.Err() != nil {
 			// What came in until now, also behind a record being written; a
 			// trace of everything never sees the ring empty.
+			if err := t.equal.tellAll(func() error {
+				_, err := t.ring.drain(drainMax, t.stream.record)
+				return err
+			}); err != nil {
+				return err
+			}
 			end := bootTime()
 			for t.stream.rec.TimeNs < end && !t.ring.empty() && bootTime() < end+uint64(lastDrain) {
 				if _, err := t.ring.drain(drainMax, t.stream.record); err != nil {

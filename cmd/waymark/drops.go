@@ -46,6 +46,7 @@ func runDrops(args []string) error {
 	if err := checkMetrics(*metrics); err != nil {
 		return err
 	}
+	l.counts = how.collapse || how.top
 	l.filter, l.log = fs.Args(), newLog(l.flags.verbose)
 	out := newDropPrinter(os.Stdout, l.flags.output, how, false)
 	o := out.options()

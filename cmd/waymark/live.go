@@ -28,6 +28,7 @@ type live struct {
 	filter []string
 	groups []string // hook groups if --hooks does not say
 	stack  bool     // drops tell the kernel's stack
+	counts bool     // who reads the drops wants their numbers, not each
 	quiet  bool     // do not say that it traces
 	// begun is called, beside the trace, when packets are seen.
 	begun func(context.Context)
@@ -86,7 +87,7 @@ func (l *live) run() error {
 		groups = l.groups
 	}
 	t, err := tracer.Open(ctx, tracer.Options{
-		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring, Cost: l.flags.cost, Budget: budget, Stack: l.stack,
+		Filter: f, Netns: netns, Devices: l.flags.devices, Groups: groups, SnapLen: l.flags.snapLen, RingBytes: ring, Cost: l.flags.cost, Budget: budget, Stack: l.stack, CountEqual: l.counts && l.flags.write == "" && l.flags.count == 0,
 		Sink: tee, Balancer: balancerState, Log: l.log,
 		Session: decoder.Session{
 			Version: version, Format: decoder.RecordFormat, Node: nodeName(), Filter: l.filter,
