@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// What balancers have to do with a packet that was lost: their flows, queues and
+// devices.
+
+package decoder
+
+import (
+	"net/netip"
+	"slices"
+)
+
+func (f *dropFacts) balancer() *Balancer {
+	for _, b := range f.b.w.balancers(f.view, f.netns) {
+		return b
+	}
+	return nil
+}
+
+// changedFlow is the flow of the balancer that took the packet before the
+// balancer's state last changed, and does not now.
+func (f *dropFacts) changedFlow() string {
+	from := f.e
+	if f.sameNetns {
+		from = f.prev
+	}
+	states := f.b.w.balancers(f.view, f.netns)
+	if f.b.s.opt.LB == nil || len(states) < 2 {
+		return ""
+	}
+	for _, before := range states[1:] {
+		d := f.b.decide(before, from)
+		if d.Accept && slices.ContainsFunc(states[0].Flows, func(flow BalancerFlow) bool { return flow.Name == d.Flow }) {
+			return d.Flow
+		}
+	}
+	return ""
+}
+
+// bareDevice is NETNS/DEV of a load balancer's device that is up, but has no
+// address of the packet's family that is good beyond its link; empty: there is none.
+func (f *dropFacts) bareDevice() string {
+	var bare []string
+	for inode, v := range f.b.w.views {
+		if v.balancer == nil {
+			continue
+		}
+		for _, d := range v.devices {
+			if !d.Up || d.Name == "lo" || d.MAC == "" || d.Master != 0 || slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool {
+				return p.Addr().Is4() == f.dst.Is4() && (p.Addr().Is4() || !p.Addr().IsLinkLocalUnicast())
+			}) {
+				continue
+			}
+			netns, _ := f.b.w.netns(inode)
+			bare = append(bare, place(netns, d.Name))
+		}
+	}
+	if len(bare) == 0 {
+		return ""
+	}
+	return slices.Min(bare)
+}
+
+// isVIP tells whether some balancer has a flow for the address.
+func (f *dropFacts) isVIP(a netip.Addr) bool {
+	if !a.IsValid() {
+		return false
+	}
+	for _, v := range f.b.w.views {
+		if v.balancer == nil {
+			continue
+		}
+		for i := range v.balancer.Flows {
+			for _, d := range v.balancer.Flows[i].Dests {
+				p, err := netip.ParsePrefix(d)
+				if one, e := netip.ParseAddr(d); err != nil && e == nil {
+					p = netip.PrefixFrom(one, one.BitLen())
+				}
+				if p.Addr().Is4In6() && p.Bits() >= 96 { // as nfqlb lists IPv4
+					p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+				}
+				if p.Bits() > 0 && p.Contains(a) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// listeners are the NFQUEUE numbers somebody listens on; known is false if the
+// stream does not tell.
+func (f *dropFacts) listeners() (queues []Queue, known bool) {
+	for _, v := range []*view{f.b.w.views[f.netns], f.view} {
+		if v != nil && v.queues != nil {
+			return v.queues.Queues, true
+		}
+	}
+	return nil, false
+}
