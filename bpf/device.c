@@ -52,17 +52,12 @@ static __noinline int device_record(struct __sk_buff *ctx, enum hook hook, bool 
 		st->lost++;
 		return TC_ACT_UNSPEC;
 	}
-	__builtin_memset(rec, 0, sizeof(*rec));
+	record_begin(rec, hook, key, 0);
 	skb = (void *)ctx;
-	rec->time_ns = bpf_ktime_get_boot_ns();
-	rec->skb = key;
 	rec->netns = netns_of_dev(READ(skb, dev));
 	rec->ifindex = ctx->ifindex;
 	rec->mark = ctx->mark;
 	rec->len = ctx->len;
-	rec->pid = current_tgid();
-	rec->hook = hook;
-	rec->cpu = bpf_get_smp_processor_id();
 	rec->verdict = TC_ACT_UNSPEC;
 	if (ctx->vlan_present) {
 		rec->flags |= RECORD_VLAN;

@@ -68,18 +68,13 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 			trail_end(t, low);
 		return 0;
 	}
-	__builtin_memset(rec, 0, sizeof(*rec));
-	rec->time_ns = bpf_ktime_get_boot_ns();
-	rec->skb = key;
+	record_begin(rec, HOOK_KFREE_SKB, key, 0);
 	rec->location = ctx->args[1];
 	rec->netns = inum;
 	rec->ifindex = ifindex;
 	rec->mark = READ(skb, mark);
 	rec->len = v.ok ? v.wire_len : READ(skb, len);
-	rec->pid = current_tgid();
 	rec->reason = has_reason ? (__u32)ctx->args[2] : 0;
-	rec->hook = HOOK_KFREE_SKB;
-	rec->cpu = bpf_get_smp_processor_id();
 	rec->flags = RECORD_END;
 	rec->ext_len = ext_len;
 	if (with_stack) {

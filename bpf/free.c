@@ -36,9 +36,7 @@ static __always_inline int free_hook(struct sk_buff *skb, enum hook hook, __u64 
 		trail_end(t, low);
 		return 0;
 	}
-	__builtin_memset(rec, 0, sizeof(*rec));
-	rec->time_ns = bpf_ktime_get_boot_ns();
-	rec->skb = key;
+	record_begin(rec, hook, key, 0);
 	/*
 	 * Packets that passed a device have a protocol. Without one the memory is
 	 * another's by now, a netlink message's say: the packet's end was not seen.
@@ -50,9 +48,6 @@ static __always_inline int free_hook(struct sk_buff *skb, enum hook hook, __u64 
 	rec->ifindex = t->ifindex;
 	rec->mark = READ(skb, mark);
 	rec->len = READ(skb, len);
-	rec->pid = current_tgid();
-	rec->hook = hook;
-	rec->cpu = bpf_get_smp_processor_id();
 	rec->flags = RECORD_END;
 	trail_end(t, low);
 	st->records++;
@@ -126,18 +121,13 @@ static __always_inline int clone_hook(struct sk_buff *skb, struct sk_buff *copy)
 		st->lost++;
 		return 0;
 	}
-	__builtin_memset(rec, 0, sizeof(*rec));
-	rec->time_ns = bpf_ktime_get_boot_ns();
-	rec->skb = copy_key;
+	record_begin(rec, HOOK_SKB_CLONE, copy_key, 0);
 	rec->trail = child.id;
 	rec->parent = child.parent;
 	rec->netns = child.netns;
 	rec->ifindex = child.ifindex;
 	rec->mark = READ(copy, mark);
 	rec->len = READ(copy, len);
-	rec->pid = current_tgid();
-	rec->hook = HOOK_SKB_CLONE;
-	rec->cpu = bpf_get_smp_processor_id();
 	st->records++;
 	bpf_ringbuf_submit(rec, BPF_RB_NO_WAKEUP);
 	return 0;
@@ -179,16 +169,11 @@ __noinline int segment_record(__u64 key, __u64 parent, __u32 inum, __u32 ifindex
 		st->lost++;
 		return 0;
 	}
-	__builtin_memset(rec, 0, sizeof(*rec));
-	rec->time_ns = bpf_ktime_get_boot_ns();
-	rec->skb = key;
+	record_begin(rec, HOOK_SKB_SEGMENT, key, 0);
 	rec->netns = inum;
 	rec->ifindex = ifindex;
 	rec->mark = READ(seg, mark);
 	rec->len = v.ok ? v.wire_len : READ(seg, len);
-	rec->pid = current_tgid();
-	rec->hook = HOOK_SKB_SEGMENT;
-	rec->cpu = bpf_get_smp_processor_id();
 	carried = identify(rec, &v, 0);
 	rec->parent = parent;
 	trail_begin(key, low32(seg), rec, bpf_map_lookup_elem(&trails, &key));

@@ -67,15 +67,10 @@ static __noinline int sent_from_here(struct sk_buff *skb, __u32 inum)
 		st->lost++;
 		return 0;
 	}
-	__builtin_memset(rec, 0, sizeof(*rec));
-	rec->time_ns = bpf_ktime_get_boot_ns();
-	rec->skb = key;
+	record_begin(rec, HOOK_LOCAL_OUT, key, 0);
 	rec->netns = inum;
 	rec->mark = READ(skb, mark);
 	rec->len = v.wire_len;
-	rec->pid = current_tgid();
-	rec->hook = HOOK_LOCAL_OUT;
-	rec->cpu = bpf_get_smp_processor_id();
 	carried = identify(rec, &v, 0);
 	/* It came from elsewhere, and IPVS sends it on as if from here. */
 	if (slot && slot->id && slot->content == content_of(rec)) {
@@ -258,17 +253,12 @@ static __always_inline struct record *nft_noted(__u64 key, struct nft_run *run)
 		st->lost++;
 		return NULL;
 	}
-	__builtin_memset(rec, 0, size);
-	rec->skb = key;
+	record_begin(rec, HOOK_NFT_CHAIN, key, sizeof(struct netfilter_ext));
 	rec->trail = run->trail;
 	rec->parent = run->parent;
 	rec->netns = run->netns;
 	rec->ifindex = run->ifindex;
 	rec->mark = run->mark;
-	rec->pid = current_tgid();
-	rec->hook = HOOK_NFT_CHAIN;
-	rec->cpu = bpf_get_smp_processor_id();
-	rec->ext_len = sizeof(struct netfilter_ext);
 	st->records++;
 	return rec;
 }

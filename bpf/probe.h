@@ -176,9 +176,7 @@ static __always_inline struct record *waypoint(struct sk_buff *skb, enum hook ho
 		st->lost++;
 		return NULL;
 	}
-	__builtin_memset(rec, 0, sizeof(*rec) + ext_len);
-	rec->time_ns = bpf_ktime_get_boot_ns();
-	rec->skb = key;
+	record_begin(rec, hook, key, ext_len);
 	place_of(skb, &rec->netns, &rec->ifindex);
 	if (!rec->netns) {
 		rec->netns = t->netns;
@@ -186,10 +184,6 @@ static __always_inline struct record *waypoint(struct sk_buff *skb, enum hook ho
 	}
 	rec->mark = READ(skb, mark);
 	rec->len = v.ok ? v.wire_len : READ(skb, len);
-	rec->pid = current_tgid();
-	rec->hook = hook;
-	rec->cpu = bpf_get_smp_processor_id();
-	rec->ext_len = ext_len;
 	carried = identify(rec, &v, ext_len);
 	/* Another packet in the memory of one whose end was missed. */
 	if (!v.ok || !continues(t, rec)) {

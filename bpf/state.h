@@ -119,6 +119,22 @@ static __always_inline __u32 current_tgid(void)
 }
 
 /*
+ * Begin a record with ext_len bytes of the hook's own: all that is not set is 0.
+ * The compiler must know ext_len.
+ */
+static __always_inline void record_begin(struct record *rec, enum hook hook, __u64 skb,
+					 __u32 ext_len)
+{
+	__builtin_memset(rec, 0, sizeof(*rec) + ext_len);
+	rec->time_ns = bpf_ktime_get_boot_ns();
+	rec->skb = skb;
+	rec->pid = current_tgid();
+	rec->hook = hook;
+	rec->cpu = bpf_get_smp_processor_id();
+	rec->ext_len = ext_len;
+}
+
+/*
  * The filter. These bodies are replaced before load by the compiled filter;
  * as they stand they match everything. Global and weak, so that the compiler
  * assumes nothing about them and the verifier checks each once.

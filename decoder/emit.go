@@ -141,9 +141,13 @@ func (s *Stitcher) markLosses(j *Journey) {
 	var sums []Loss // one of a hook and kind
 	for i := range s.world.losses {
 		l := &s.world.losses[i]
-		// Its first records may be among the lost: a packet can have waited that
-		// long before it was seen.
-		if l.From > j.until || l.To+uint64(s.opt.Linger) < j.seq.start {
+		// Its first records may be among the lost, where they are of a hook that
+		// follows packets it meets: it can have waited that long before it was seen.
+		to := l.To
+		if begins(l.Hook) {
+			to += uint64(s.opt.Linger)
+		}
+		if l.From > j.until || to < j.seq.start {
 			continue
 		}
 		if j.ends && (l.Hook == uint16(bpf.HookKfreeSkbmem) || l.Hook == uint16(bpf.HookConsumeSkb)) {
@@ -169,6 +173,18 @@ func (s *Stitcher) markLosses(j *Journey) {
 		}
 		j.Notes = append(j.Notes, note)
 	}
+}
+
+// begins tells of a hook that a journey may begin at: at the others a packet that is
+// not followed leaves no record.
+func begins(h uint16) bool {
+	switch bpf.Hook(h) {
+	case bpf.HookQueueEnter, bpf.HookQueueVerdict, bpf.HookIPVSForward, bpf.HookIPVSReply, bpf.HookNFTChain, bpf.HookIPTTable,
+		bpf.HookNAT, bpf.HookConntrack, bpf.HookBridgeForward, bpf.HookBridgeFlood,
+		bpf.HookSocketReceive, bpf.HookSocketReset, bpf.HookSocketReject, bpf.HookSocketICMP, bpf.HookConsumeSkb, bpf.HookKfreeSkbmem:
+		return false
+	}
+	return true
 }
 
 func hookName(h uint16) string {

@@ -238,6 +238,22 @@ func testLossOfEnds(t *testing.T, name string, hook bpf.Hook) {
 	}
 }
 
+// TestLossBefore: a packet's first records may have been lost before it was seen,
+// but not those of hooks that leave none of a packet that is not followed yet.
+func TestLossBefore(t *testing.T) {
+	for hook, whole := range map[bpf.Hook]bool{
+		bpf.HookTCIngress: false, bpf.HookLocalOut: false, bpf.HookSkbClone: false, bpf.HookKfreeSkb: false,
+		bpf.HookNAT: true, bpf.HookConntrack: true, bpf.HookBridgeForward: true, bpf.HookQueueEnter: true, bpf.HookNFTChain: true, bpf.HookSocketReceive: true,
+	} {
+		s := newStream(t, newTrench())
+		s.add(&Context{Time: base, Loss: &Loss{From: base, To: base + 50_000_000, Hook: uint16(hook), Count: 1, Kind: "missed"}})
+		s.tcp(1, 100_000_000, client4, 40000, vip4, 5000, syn).request()
+		if js := s.run(Options{}); len(js) != 1 || js[0].Complete != whole {
+			t.Errorf("hook %d: complete: %v, want %v", hook, js[0].Complete, whole)
+		}
+	}
+}
+
 // TestLossToldLate: a reader that stood still goes on with records from after
 // the loss before it can tell of it. A stream that says how far losses are told
 // keeps journeys back until then.

@@ -156,13 +156,16 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 	}
 	awaitClosed(t, w)
 	all := parseJourneys(t, tr.stop(t))
-	k, routes, torn := askKernel(t), 0, 0
+	k, routes, torn, why := askKernel(t), 0, 0, map[string]int{}
 	for _, j := range all {
 		routes += k.check(&j)
 		if !j.Complete {
 			torn++
 			if len(j.Notes) == 0 {
 				t.Errorf("%s is not complete and does not say why: %s", j.ID, j.nodeWay())
+			}
+			for _, note := range j.Notes {
+				why[note]++
 			}
 		}
 		if j.Packet.Flags != "S" && j.Packet.Flags != "S." {
@@ -201,7 +204,7 @@ func checkNAT(t *testing.T, w *scenarios.World, filter string, cases []natCase) 
 		t.Error("no route was named")
 	}
 	if torn*1000 > len(all) {
-		t.Errorf("%d of %d journeys are torn", torn, len(all))
+		t.Errorf("%d of %d journeys are torn: %v", torn, len(all), why)
 	}
 	for ends, a := range answers {
 		if a.packets < 2 { // more if they were sent again
