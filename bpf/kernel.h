@@ -40,7 +40,8 @@ enum bpf_map_type {
 #define TC_ACT_UNSPEC (-1)
 
 /* include/linux/socket.h */
-#define AF_INET 2
+#define AF_INET	 2
+#define AF_INET6 10
 
 /* include/uapi/linux/if_ether.h */
 #define ETH_HLEN     14
@@ -169,6 +170,7 @@ struct sock {
 	__u16 sk_protocol;
 	__u32 sk_ack_backlog;
 	__u32 sk_max_ack_backlog;
+	__u32 sk_mark;
 	kuid_t sk_uid;
 	struct socket *sk_socket;
 } CORE;

@@ -66,6 +66,7 @@ const (
 	HookNFTChain      = WaymarkHookHOOK_NFT_CHAIN
 	HookIPTTable      = WaymarkHookHOOK_IPT_TABLE
 	HookLocalOut      = WaymarkHookHOOK_LOCAL_OUT
+	HookConnect       = WaymarkHookHOOK_CONNECT
 	HookNAT           = WaymarkHookHOOK_NAT
 	HookConntrack     = WaymarkHookHOOK_CONNTRACK
 	HookBridgeForward = WaymarkHookHOOK_BRIDGE_FORWARD

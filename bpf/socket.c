@@ -19,7 +19,6 @@
  */
 #include "probe.h"
 
-#define AF_INET		 2  /* include/linux/socket.h */
 #define TCP_TIME_WAIT	 6  /* include/net/tcp_states.h */
 #define TCP_NEW_SYN_RECV 12 /* as above: a request, before there is a socket */
 #define SOCK_DEAD	 0  /* include/net/sock.h, enum sock_flags: a bit's number */

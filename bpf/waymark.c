@@ -13,6 +13,7 @@
 #include "nat.c"
 #include "bridge.c"
 #include "socket.c"
+#include "connect.c"
 #include "symbol.c"
 
 /* The kernel needs a GPL-compatible licence for the helpers that read memory. */

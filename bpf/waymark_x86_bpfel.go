@@ -79,6 +79,7 @@ const (
 	WaymarkHookHOOK_NFT_CHAIN      WaymarkHook = 12
 	WaymarkHookHOOK_IPT_TABLE      WaymarkHook = 13
 	WaymarkHookHOOK_LOCAL_OUT      WaymarkHook = 14
+	WaymarkHookHOOK_CONNECT        WaymarkHook = 15
 	WaymarkHookHOOK_NAT            WaymarkHook = 16
 	WaymarkHookHOOK_CONNTRACK      WaymarkHook = 17
 	WaymarkHookHOOK_BRIDGE_FORWARD WaymarkHook = 18
@@ -281,6 +282,12 @@ const (
 	WaymarkSocketFlagsSOCKET_DEAD WaymarkSocketFlags = 2
 )
 
+type WaymarkSyn struct {
+	_     structs.HostLayout
+	Bytes [60]uint8
+	_     [4]byte
+}
+
 type WaymarkTrail struct {
 	_            structs.HostLayout
 	Id           uint64
@@ -309,6 +316,7 @@ const (
 	WaymarkMapReplies                = "replies"
 	WaymarkMapRing                   = "ring"
 	WaymarkMapStats                  = "stats"
+	WaymarkMapSyns                   = "syns"
 	WaymarkMapTrailIds               = "trail_ids"
 	WaymarkMapTrails                 = "trails"
 	WaymarkProgConsumeSkb            = "consume_skb"
@@ -325,6 +333,7 @@ const (
 	WaymarkProgFentryNftDoChain      = "fentry_nft_do_chain"
 	WaymarkProgFexitConntrackIn      = "fexit_conntrack_in"
 	WaymarkProgFexitGsoSegment       = "fexit_gso_segment"
+	WaymarkProgFexitHashConnect      = "fexit_hash_connect"
 	WaymarkProgFexitIptDoTable       = "fexit_ipt_do_table"
 	WaymarkProgFexitNftDoChain       = "fexit_nft_do_chain"
 	WaymarkProgFexitNftEval          = "fexit_nft_eval"
@@ -439,6 +448,7 @@ type WaymarkProgramSpecs struct {
 	FentryNftDoChain      *ebpf.ProgramSpec `ebpf:"fentry_nft_do_chain"`
 	FexitConntrackIn      *ebpf.ProgramSpec `ebpf:"fexit_conntrack_in"`
 	FexitGsoSegment       *ebpf.ProgramSpec `ebpf:"fexit_gso_segment"`
+	FexitHashConnect      *ebpf.ProgramSpec `ebpf:"fexit_hash_connect"`
 	FexitIptDoTable       *ebpf.ProgramSpec `ebpf:"fexit_ipt_do_table"`
 	FexitNftDoChain       *ebpf.ProgramSpec `ebpf:"fexit_nft_do_chain"`
 	FexitNftEval          *ebpf.ProgramSpec `ebpf:"fexit_nft_eval"`
@@ -478,6 +488,7 @@ type WaymarkMapSpecs struct {
 	Replies  *ebpf.MapSpec `ebpf:"replies"`
 	Ring     *ebpf.MapSpec `ebpf:"ring"`
 	Stats    *ebpf.MapSpec `ebpf:"stats"`
+	Syns     *ebpf.MapSpec `ebpf:"syns"`
 	TrailIds *ebpf.MapSpec `ebpf:"trail_ids"`
 	Trails   *ebpf.MapSpec `ebpf:"trails"`
 }
@@ -545,6 +556,7 @@ type WaymarkMaps struct {
 	Replies  *ebpf.Map `ebpf:"replies"`
 	Ring     *ebpf.Map `ebpf:"ring"`
 	Stats    *ebpf.Map `ebpf:"stats"`
+	Syns     *ebpf.Map `ebpf:"syns"`
 	TrailIds *ebpf.Map `ebpf:"trail_ids"`
 	Trails   *ebpf.Map `ebpf:"trails"`
 }
@@ -558,6 +570,7 @@ func (m *WaymarkMaps) Close() error {
 		m.Replies,
 		m.Ring,
 		m.Stats,
+		m.Syns,
 		m.TrailIds,
 		m.Trails,
 	)
@@ -617,6 +630,7 @@ type WaymarkPrograms struct {
 	FentryNftDoChain      *ebpf.Program `ebpf:"fentry_nft_do_chain"`
 	FexitConntrackIn      *ebpf.Program `ebpf:"fexit_conntrack_in"`
 	FexitGsoSegment       *ebpf.Program `ebpf:"fexit_gso_segment"`
+	FexitHashConnect      *ebpf.Program `ebpf:"fexit_hash_connect"`
 	FexitIptDoTable       *ebpf.Program `ebpf:"fexit_ipt_do_table"`
 	FexitNftDoChain       *ebpf.Program `ebpf:"fexit_nft_do_chain"`
 	FexitNftEval          *ebpf.Program `ebpf:"fexit_nft_eval"`
@@ -661,6 +675,7 @@ func (p *WaymarkPrograms) Close() error {
 		p.FentryNftDoChain,
 		p.FexitConntrackIn,
 		p.FexitGsoSegment,
+		p.FexitHashConnect,
 		p.FexitIptDoTable,
 		p.FexitNftDoChain,
 		p.FexitNftEval,

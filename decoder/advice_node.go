@@ -11,6 +11,15 @@ import (
 	"strings"
 )
 
+// localPorts are those that the kernel gives to connections; it tells no more of
+// them than the limits.
+func (f *dropFacts) localPorts() string {
+	if limits, ok := f.sysctl("net.ipv4.ip_local_port_range"); ok {
+		return strings.Join(strings.Fields(limits), "-")
+	}
+	return "net.ipv4.ip_local_port_range"
+}
+
 // healthPort is where the agents of cilium-health answer.
 const healthPort = 4240
 
@@ -52,6 +61,12 @@ var nodeAdvice = []adviceRow{
 		question: "K15", when: podGone,
 		because: "{dst} does not answer ARP or neighbour discovery at {netns}/{dev}: the pod is gone, or its link is down",
 		advice:  "see whether the pod runs and its port of {dev} has a carrier (`bridge link` in {netns}); until then take {dst} out of the endpoints of its services: every request that one of them gives it hangs",
+	},
+
+	{
+		question: "R11", reasons: []string{noPortLeft},
+		because: "no port is left in {netns} for a connection to {to}: all of {ports} are taken, or wait for a minute after one that has ended",
+		advice:  "widen net.ipv4.ip_local_port_range in {netns}, or set net.ipv4.tcp_tw_reuse to 1 there, or have the client keep its connections (`ss -tan dst {dst}` shows them)",
 	},
 
 	// Filters: what health checks miss, and where.

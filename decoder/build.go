@@ -144,6 +144,8 @@ func (b *builder) event(e *event) {
 		b.device(br, e)
 	case bpf.HookKfreeSkb:
 		b.dropped(br, e)
+	case bpf.HookConnect:
+		b.unconnected(br, e)
 	case bpf.HookQueueEnter:
 		b.enqueued(br, e)
 	case bpf.HookQueueVerdict:

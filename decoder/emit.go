@@ -195,6 +195,8 @@ func hookName(h uint16) string {
 		return "egress"
 	case bpf.HookKfreeSkb:
 		return "kfree_skb"
+	case bpf.HookConnect:
+		return "connect"
 	case bpf.HookConsumeSkb:
 		return "consume_skb"
 	case bpf.HookKfreeSkbmem:

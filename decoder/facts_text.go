@@ -59,6 +59,7 @@ var factTexts = map[string]func(*dropFacts) string{
 	"filterRule":  func(f *dropFacts) string { return f.filter().rule() },
 	"filterTable": func(f *dropFacts) string { return f.filter().Table },
 	"filterHook":  func(f *dropFacts) string { return f.filter().Hook },
+	"ports":       func(f *dropFacts) string { return f.localPorts() },
 	"rp":          func(f *dropFacts) string { return f.rpFilter() },
 	"back": func(f *dropFacts) string {
 		res := f.wayBack()

@@ -107,6 +107,8 @@ func (n *recordedNames) appendSentence(b []byte, r *bpf.Record, ext []byte, plac
 		b = append(b, ": "...)
 		b = n.appendReason(b, r.Reason)
 		b = append(b, ", "...)
+	case bpf.HookConnect:
+		b = append(b, "not sent, no port is left: EADDRNOTAVAIL, "...)
 	case bpf.HookConsumeSkb:
 		b = append(b, "freed after use"...)
 		if r.Location != 0 {

@@ -415,7 +415,7 @@ func TestAnonymizedHookParts(t *testing.T) {
 		long := make([]byte, 512)
 		known := a.ext(&bpf.Record{Hook: uint16(h)}, long)
 		named := !strings.HasPrefix(string(newRecordedNames().appendSentence(nil, &bpf.Record{Hook: uint16(h)}, nil, "")), "hook ")
-		silent := h == bpf.HookKfreeSkb || h == bpf.HookConsumeSkb || h == bpf.HookKfreeSkbmem || h == bpf.HookSkbClone || h == bpf.HookSkbSegment ||
+		silent := h == bpf.HookKfreeSkb || h == bpf.HookConnect || h == bpf.HookConsumeSkb || h == bpf.HookKfreeSkbmem || h == bpf.HookSkbClone || h == bpf.HookSkbSegment ||
 			h == bpf.HookTCIngress || h == bpf.HookTCEgress || h == bpf.HookSocketReject
 		if named && !known && !silent {
 			t.Errorf("what hook %d adds is cleared: does it have addresses?", h)

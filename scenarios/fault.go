@@ -24,6 +24,9 @@ type Fault struct {
 	// Traffic are arguments for `waymark lab traffic` that show the fault.
 	Traffic []string `json:"traffic"`
 	Expect  Expect   `json:"expect"`
+	// KernelPorts: the kernel must choose the ports that connections come from;
+	// whoever brings his own is not harmed.
+	KernelPorts bool `json:"kernel_ports,omitempty"`
 
 	// break_ and fix change the world. Both may be called in any state: they
 	// make a state, they do not toggle one.

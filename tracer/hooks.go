@@ -292,6 +292,13 @@ var Hooks = []HookRow{
 		Cost:   "the filter, per dropped packet",
 	},
 	{
+		Name: "connect", Group: "drop", Hook: bpf.HookConnect,
+		Attach: []Attachment{{BackendFexit, "fexit_hash_connect", []string{"inet_hash_connect", "inet6_hash_connect"}}},
+		Tells:  "a TCP connection cannot begin: no local port is left for it",
+		Lost:   "that no port is left: there is no packet then",
+		Cost:   "one comparison, per connection that begins here",
+	},
+	{
 		Name: "consume_skb", Group: "free", Hook: bpf.HookConsumeSkb,
 		Attach: []Attachment{{BackendRawTP, "consume_skb", []string{"consume_skb"}}},
 		Tells:  "a packet is freed after use, and by which function from 6.8 on",

@@ -128,6 +128,9 @@ func (s *stream) needs(r *bpf.Record, raw []byte) error {
 	if bpf.Hook(r.Hook) == bpf.HookNFTChain {
 		return s.needsRule(r, raw)
 	}
+	if bpf.Hook(r.Hook) == bpf.HookConnect {
+		return s.refreshLost(r.Netns, r.TimeNs, byTable)
+	}
 	if bpf.Hook(r.Hook) == bpf.HookKfreeSkb && !s.named[r.Reason] {
 		s.named[r.Reason] = true
 		if name := s.kernel.reasons[r.Reason]; name != "" {

@@ -34,7 +34,7 @@ func TestFaultsOfNodesAndDirectors(t *testing.T) {
 			"hairpin-off", "no-bridge-nf", "pod-not-listening", "pod-gone", "icmp-filtered", "agent-filtered",
 			"endpoint-icmp-filtered", "endpoint-filtered", "conntrack-full", "routing-loop",
 		}},
-		"ipvs": {scenarios.Options{Lab: "ipvs"}, nil},
+		"ipvs": {scenarios.Options{Lab: "ipvs"}, []string{"no-port-left"}}, // TestNoPortLeft
 	} {
 		t.Run(name, func(t *testing.T) { checkFaults(t, labUpWith(t, c.options), c.without) })
 	}
@@ -293,4 +293,67 @@ func (d dropLine) port(way string) uint16 {
 		return d.Packet.DPort
 	}
 	return d.Packet.SPort
+}
+
+// TestNoPortLeft: a connection that cannot begin has no packet. `drops` and `trace`
+// tell of it all the same, where the kernel shows its functions.
+func TestNoPortLeft(t *testing.T) {
+	w := labUpWith(t, scenarios.Options{Lab: "ipvs"})
+	l := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == w.Name() })
+	faults := scenarios.List()[l].Faults
+	fault := faults[slices.IndexFunc(faults, func(f scenarios.Fault) bool { return f.KernelPorts })]
+	send := func() scenarios.Summary {
+		t.Helper()
+		var sum scenarios.Summary
+		for _, six := range []bool{false, true} {
+			s, err := w.Send(ctxBackground, scenarios.Traffic{Connections: 2, IPv6: six}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum.Answered, sum.Failed = sum.Answered+s.Answered, sum.Failed+s.Failed
+		}
+		return sum
+	}
+	filter := append(netnsFlags(w), "tcp dst port 8012")
+	drops := start(t, append([]string{"drops", "-o", "json"}, filter...)...)
+	trace := start(t, append([]string{"trace", "-o", "json"}, filter...)...)
+	if err := w.Fault(ctxBackground, fault.Name); err != nil {
+		t.Fatal(err)
+	}
+	if sum := send(); sum.Failed != 4 {
+		t.Errorf("%+v: want every connection to fail", sum)
+	}
+	for range 500 { // before the ports are given back, that waymark can look
+		if len(parseDrops(t, drops.stdout.lines())) >= 4 {
+			break
+		}
+		tick(t)
+	}
+	if err := w.Clear(ctxBackground, fault.Name); err != nil {
+		t.Fatal(err)
+	}
+	if sum := send(); sum.Answered != 4 {
+		t.Errorf("%+v after the ports were given back", sum)
+	}
+	found := map[string]int{}
+	for _, d := range parseDrops(t, drops.stop(t)) {
+		found[functionOf(d.At)]++
+		if d.Reason != "EADDRNOTAVAIL" || d.Netns != fault.Expect.Netns || d.Question != fault.Question ||
+			!strings.Contains(d.Because, fault.Expect.Because) || !strings.Contains(d.Because, "30000-30003") || !strings.Contains(d.Advice, fault.Expect.Fix) {
+			t.Errorf("%+v", d)
+		}
+	}
+	// Go tries each more than once.
+	if found["inet_hash_connect"] < 2 || found["inet6_hash_connect"] < 2 || len(found) != 2 {
+		t.Errorf("drops tells of %v, want at least two of each", found)
+	}
+	unsent := 0
+	for _, j := range parseJourneys(t, trace.stop(t)) {
+		if j.Outcome == "dropped" && j.Packet.Flags == "S" && len(j.Hops) == 1 && j.Hops[0].Hook == "connect" {
+			unsent++
+		}
+	}
+	if want := found["inet_hash_connect"] + found["inet6_hash_connect"]; unsent != want {
+		t.Errorf("trace shows %d SYNs that were not sent, want %d", unsent, want)
+	}
 }

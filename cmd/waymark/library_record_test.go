@@ -243,7 +243,11 @@ func (r *recorder) record(t *testing.T, w *scenarios.World, s scenarioRow, file 
 			t.Fatal(err)
 		}
 	}
-	tr := start(t, append(append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...), flowFilter(first, ports))...)
+	filter, from := flowFilter(first, ports), []string{"--src", ":" + strconv.Itoa(first)}
+	if s.fault != nil && s.fault.KernelPorts {
+		filter, from = "tcp", nil
+	}
+	tr := start(t, append(append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...), filter)...)
 	if patience {
 		if err := w.Fault(t.Context(), s.Fault); err != nil {
 			t.Fatal(err)
@@ -256,7 +260,7 @@ func (r *recorder) record(t *testing.T, w *scenarios.World, s scenarioRow, file 
 			traffic = append(traffic, "--timeout", timeout.String())
 		}
 	}
-	_, stderr, code := run0(t, append(traffic, "--src", ":"+strconv.Itoa(first))...)
+	_, stderr, code := run0(t, append(traffic, from...)...)
 	if code != exitOK && code != exitProblem {
 		t.Fatalf("%v: exit %d, %s", traffic, code, stderr)
 	}

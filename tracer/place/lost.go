@@ -49,7 +49,7 @@ func lostSysctls(devices []decoder.Device) []string {
 	keys := []string{
 		"net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
 		"net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables",
-		"net.ipv4.vs.sloppy_tcp", "net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.rp_filter",
+		"net.ipv4.ip_local_port_range", "net.ipv4.vs.sloppy_tcp", "net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.rp_filter",
 	}
 	for _, d := range devices {
 		if strings.ContainsAny(d.Name, "./") || d.Name == "lo" || len(keys) > maxLostSysctls {
