@@ -18,7 +18,7 @@ type adviceRow struct {
 // explainDrop fills in because, advice and question. What asks for state that few
 // worlds have comes before what holds everywhere.
 func explainDrop(f *dropFacts, d *Drop) {
-	for _, table := range [][]adviceRow{directorAdvice, nodeAdvice, adviceTable} {
+	for _, table := range [][]adviceRow{directorAdvice, nodeAdvice, egressAdvice, sizeAdvice, adviceTable} {
 		if explain(table, f, d) {
 			return
 		}

@@ -71,6 +71,11 @@ var nodeAdvice = []adviceRow{
 
 	// Filters: what health checks miss, and where.
 	{
+		question: "C6", functions: filterFunctions, when: func(f *dropFacts) bool { return droppedByRule(f) && f.echoRequest() && f.servesTCP() },
+		because: "chain {chain} in {netns} drops ICMP to {dst}, by {filterRule}, while TCP to the same address passes: it is ICMP-filtered, not unreachable",
+		advice:  "check {dst} by TCP, or accept echo requests before that rule in `nft -a list chain {chain}` in {netns}",
+	},
+	{
 		question: "C2", functions: filterFunctions, when: func(f *dropFacts) bool { return droppedByRule(f) && f.echo() && f.local },
 		because: "chain {chain} in {netns} drops ICMP to the node itself, by {filterRule}",
 		advice:  "accept echo requests before that rule in `nft -a list chain {chain}` in {netns}; as long as TCP passes, only ICMP is filtered and the node is reachable",
@@ -215,6 +220,10 @@ func podGone(f *dropFacts) bool {
 func (f *dropFacts) echo() bool {
 	t := f.rec.IcmpType
 	return f.rec.Proto == protoICMP && (t == 8 || t == 0) || f.rec.Proto == protoICMPv6 && (t == 128 || t == 129)
+}
+
+func (f *dropFacts) echoRequest() bool {
+	return f.rec.Proto == protoICMP && f.rec.IcmpType == 8 || f.rec.Proto == protoICMPv6 && f.rec.IcmpType == 128
 }
 
 func (f *dropFacts) healthCheck() bool {

@@ -20,7 +20,7 @@ const (
 	podAddr = "10.4.0.12"
 
 	inTCP, inFlood, inForward, inNFT, inHook, inNeigh, inFinish, inForwardSkb = 0xa001, 0xa002, 0xa003, 0xa004, 0xa005, 0xa006, 0xa007, 0xa008
-	noListener, noReason, badHeader, filtered, reversePath                    = 81, 82, 83, 84, 85
+	noListener, noReason, badHeader, filtered, reversePath, tooBig            = 81, 82, 83, 84, 85, 86
 )
 
 func nodeContexts() []*Context {
@@ -52,7 +52,7 @@ func nodeContexts() []*Context {
 	} {
 		all = append(all, &Context{Symbol: &Symbol{Addr: at, Name: name + "+0x1"}})
 	}
-	for n, name := range map[uint32]string{noListener: "NO_SOCKET", noReason: "NOT_SPECIFIED", badHeader: "IP_INHDR", filtered: "NETFILTER_DROP", reversePath: "IP_RPFILTER"} {
+	for n, name := range map[uint32]string{noListener: "NO_SOCKET", noReason: "NOT_SPECIFIED", badHeader: "IP_INHDR", filtered: "NETFILTER_DROP", reversePath: "IP_RPFILTER", tooBig: "PKT_TOO_BIG"} {
 		all = append(all, &Context{Reason: &Reason{Number: n, Name: name}})
 	}
 	return all

@@ -3,6 +3,7 @@
 package decoder_test
 
 import (
+	"net/netip"
 	"testing"
 
 	. "waymark/decoder"
@@ -76,6 +77,23 @@ func TestStateTellsDropsApart(t *testing.T) {
 			packets: func(s *stream) { big(s).requestToLB().mark(markT1).drop(nsLB, nsm1, 40*us, rTooBig, atForward) },
 		},
 		{
+			name: "no-gateway", outcomes: dropped, question: "M39", reason: "NOT_SPECIFIED", netns: "wm-meridio-lb2",
+			packets: func(s *stream) {
+				secondBalancer(s)
+				p := replyInProxy(reply(s))
+				p.rec.Ttl--
+				p.out(nsPX, bridge0, 6*us).out(nsPX, pxToLB2, 2*us).in(nsLB2, lb2ToPX, 4*us).drop(nsLB2, lb2ToPX, 5*us, rNotSpecified, atIPError)
+			},
+		},
+		{
+			name: "no-defrag", outcomes: dropped, question: "M33", reason: "NOT_SPECIFIED", netns: "wm-meridio-lb",
+			packets: func(s *stream) {
+				p := big(s)
+				p.rec.FragOff = 1400
+				p.requestToLB().drop(nsLB, nsm1, 30*us, rNotSpecified, atReinject)
+			},
+		},
+		{
 			name: "small-mtu", outcomes: dropped, question: "M29", netns: "wm-meridio-px",
 			world: func(w *trench) { w.devices[5].Device.MTU = 1300 },
 			packets: func(s *stream) {
@@ -83,4 +101,26 @@ func TestStateTellsDropsApart(t *testing.T) {
 			},
 		},
 	})
+}
+
+// A second load balancer, which has no gateway.
+const (
+	nsLB2   uint32 = 4026530101
+	pxToLB2 uint32 = 31
+	lb2ToPX uint32 = 32
+)
+
+// secondBalancer has the proxy divide replies between it and the first.
+func secondBalancer(s *stream) {
+	px := *newTrench().routing[nsPX]
+	px.Routes[0].Nexthops = append(px.Routes[0].Nexthops, Nexthop{Via: netip.MustParseAddr("172.16.1.12"), Dev: "bridge0"})
+	s.contexts(
+		&Context{Namespace: &Namespace{Inode: nsLB2, Name: "wm-meridio-lb2"}},
+		device(nsPX, pxToLB2, "load-balan-b1ef", bridge0),
+		device(nsLB2, lb2ToPX, "load-balan-274b", 0, "172.16.1.12/24"),
+		&Context{Routing: &px},
+		&Context{Routing: &Routing{
+			Netns: nsLB2, Rules: standardRules(4, from(4, 100, 4096, vip4+"/32"), from(4, 101, 4097, vip4+"/32")),
+			Routes: []Route{route(4097, "0.0.0.0/0", "blackhole", "", "")},
+		}})
 }

@@ -100,6 +100,8 @@ type Stitcher struct {
 	frags    fragmented
 	why      explained
 	sent     sentPackets
+	serving  serving
+	messages lostMessages
 	order    list[byStart] // open journeys by start
 	quiet    list[byQuiet] // open journeys by last record
 	queued   list[byQuiet] // those of packets that wait in a queue, by last record
@@ -235,6 +237,9 @@ func (s *Stitcher) oldest() uint64 {
 // take files the record under its journey and reports whether that is new.
 func (s *Stitcher) take(r *bpf.Record, ext, snap []byte) bool {
 	s.frags.note(r)
+	if s.serving.note(r) || s.messages.note(r, s.world) {
+		s.world.changes++
+	}
 	if r.Hook == uint16(bpf.HookSocketReceive) {
 		s.world.heard(r, ext)
 	}

@@ -10,6 +10,9 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // cbr0AllPods are the addresses of all nodes' pods.
@@ -51,7 +54,42 @@ func cbr0NodeFaults() []Fault {
 			break_: func(_ context.Context, w *World) error { return w.loop() },
 			fix:    func(_ context.Context, w *World) error { return w.unloop() },
 		},
+		{
+			Name:     "ptb-filtered",
+			Question: "G7",
+			Brief:    "the way out of the node has a smaller MTU than the pods, and a rule of the node drops its messages about that",
+			Traffic:  []string{"--to", "vpc", "-c", "4", "--size", cbr0LargeSize},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: node, Dev: cbr0Bridge.dev,
+				Drops: slices.Concat(measured(4, "PKT_TOO_BIG", "ip_forward"),
+					// Which has given it to the device already.
+					at("eth0", measured(6, "PKT_TOO_BIG", "ip6_forward"))),
+				Advice:  "the node cannot send the packet on and its message about that is filtered, so the pod goes on sending as much: accept these messages, or give the pods the MTU of the way out",
+				Because: "is not told: chain inet filter node-errors in wm-cbr0-node drops the ICMP message",
+				Fix:     "accept ICMP",
+			},
+			break_: func(_ context.Context, w *World) error { return w.narrowQuietly(cbr0SmallMTU, w.addFilter) },
+			fix:    func(_ context.Context, w *World) error { return w.narrowQuietly(cbr0MTU, w.removeFilter) },
+		},
 	}
+}
+
+// narrowQuietly sets the MTU of the node's way out, and the filter of messages about
+// it. The other end keeps its MTU, for it would ask for smaller segments.
+func (w *World) narrowQuietly(mtu int, filter func(filterRule) error) error {
+	if err := w.setMTU(port{cbr0Node, "eth0"}, mtu); err != nil {
+		return err
+	}
+	return filter(filterRule{"node-errors", nftables.ChainHookOutput, dropTooBig()})
+}
+
+// dropTooBig matches ICMP "fragmentation needed" and ICMPv6 "packet too big".
+func dropTooBig() (rules [][]expr.Any) {
+	for _, f := range meridioFamilies() {
+		rules = append(rules, concat(f.is(), meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{f.icmp}),
+			payload(expr.PayloadBaseTransportHeader, 0, f.tooBig)))
+	}
+	return rules
 }
 
 func cbr0LoopRoutes() []route {

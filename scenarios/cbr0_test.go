@@ -132,7 +132,11 @@ var cbr0Breaks = map[string]struct{ breaks, spares []Traffic }{
 	"endpoint-filtered":      {[]Traffic{{To: "endpoint"}, {To: "endpoint", IPv6: true}}, []Traffic{{To: "endpoint", Ping: true}, {To: "agent"}, {To: "inbound"}}},
 
 	"conntrack-full": {[]Traffic{{To: "inbound"}, {To: "agent", IPv6: true}, {To: "service", UDP: true}}, nil},
-	"routing-loop":   {[]Traffic{{To: "remote"}, {To: "remote", IPv6: true}, {To: "remote", UDP: true}}, []Traffic{{}, {To: "internet"}}},
+	"ptb-filtered": {
+		[]Traffic{{To: "vpc", Size: 1420}, {To: "vpc", Size: 1420, IPv6: true}, {To: "vpc", Size: 1420, UDP: true}},
+		[]Traffic{{To: "vpc"}, {To: "inbound"}, {Size: 1420}},
+	},
+	"routing-loop": {[]Traffic{{To: "remote"}, {To: "remote", IPv6: true}, {To: "remote", UDP: true}}, []Traffic{{}, {To: "internet"}}},
 }
 
 func TestCBR0FaultsBreakAndClear(t *testing.T) {

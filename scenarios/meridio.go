@@ -13,6 +13,8 @@ package scenarios
 //	gw ext0 ── nsm-1 lb load-balan-274a ── load-balan-b0ef px proxy.load-000N ── nsc tN
 //	                                              └── bridge0 ──┘
 //
+// A second load balancer, lb2, has no devices until a fault connects it.
+//
 // ext0 and nsm-1 are a veth pair, or what meridio_external.go puts there.
 //
 // A request goes gw → lb (queue, mark, rule per mark) → px (bridged) → tN; the
@@ -116,7 +118,7 @@ func meridioLab(e meridioExternal) *lab {
 
 func meridioPlan(e meridioExternal) plan {
 	p := plan{
-		nodes: []string{meridioGW, meridioLB, meridioProxy},
+		nodes: []string{meridioGW, meridioLB, meridioSecondLB, meridioProxy},
 		veths: []veth{
 			e.wire(),
 			meridioProxyLink,
@@ -132,7 +134,7 @@ func meridioPlan(e meridioExternal) plan {
 	p.sysctls = skipDAD(p.nodes...)
 	// As the pods' init containers set them (Meridio's
 	// deployments/helm/templates/_helpers.tpl).
-	p.sysctls = append(p.sysctls, forwarding(meridioLB, meridioProxy, meridioGW)...)
+	p.sysctls = append(p.sysctls, forwarding(meridioLB, meridioSecondLB, meridioProxy, meridioGW)...)
 	p.sysctls = append(p.sysctls,
 		sysctl{meridioLB, "ipv4/ip_local_port_range", "49152 65535"},
 		sysctl{meridioLB, "ipv4/fwmark_reflect", "1"},

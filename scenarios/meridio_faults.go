@@ -210,6 +210,7 @@ func meridioFaults(l *lab, e meridioExternal) []Fault {
 	faults = append(faults, meridioAnswerFaults(l, e)...)
 	faults = append(faults, meridioBalancerFaults(l, e)...)
 	faults = append(faults, meridioSizeFaults(l, e)...)
+	faults = append(faults, meridioNoGatewayFaults(l)...)
 	if e.vlan || e.vxlan {
 		return faults // their carrier is not that of the other end
 	}

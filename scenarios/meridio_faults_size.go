@@ -6,7 +6,11 @@ package scenarios
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
+
+	"github.com/google/nftables"
 )
 
 const (
@@ -49,7 +53,46 @@ func meridioSizeFaults(l *lab, e meridioExternal) []Fault {
 			break_: func(_ context.Context, w *World) error { return w.tellPathMTU("0", meridioNarrowMTU) },
 			fix:    func(_ context.Context, w *World) error { return w.tellPathMTU("1", meridioMTU) },
 		},
+		{
+			Name:     "no-defrag",
+			Question: "M33",
+			Brief:    "the load balancer lacks the table by which its kernel puts fragments together: those that come before the first one of their packet are lost",
+			Traffic:  []string{"-c", "4", "--udp", "--size", "4000", "--reverse-fragments"},
+			Expect: Expect{
+				Outcome: "dropped", Packet: "request", Netns: lb, Dev: e.balancer,
+				Drops: slices.Concat(measured(4, "NOT_SPECIFIED", "nfqnl_reinject", "nf_reinject"),
+					measured(6, "NOT_SPECIFIED", "nfqnl_reinject", "nf_reinject")),
+				Advice:  "the balancer cannot tell which packet a fragment belongs to whose first one it has not seen: put back table meridio-defrag in the load balancer",
+				Because: "before the first one of its packet",
+				Fix:     "meridio-defrag",
+			},
+			break_: func(_ context.Context, w *World) error { return w.transact(meridioLB, noDefrag) },
+			fix: func(_ context.Context, w *World) error {
+				return w.transact(meridioLB, func(c *nftables.Conn) error {
+					if err := noDefrag(c); err != nil {
+						return err
+					}
+					return meridioDefrag(c)
+				})
+			},
+			needs: (*World).needsDefrag,
+		},
 	}
+}
+
+// noDefrag removes the table, which may be gone already.
+func noDefrag(c *nftables.Conn) error {
+	t := &nftables.Table{Name: defragTable, Family: nftables.TableFamilyINet}
+	c.AddTable(t)
+	c.DelTable(t)
+	return nil
+}
+
+func (w *World) needsDefrag() error {
+	if slices.ContainsFunc(w.record.Notes, func(n string) bool { return strings.Contains(n, defragTable) }) {
+		return fmt.Errorf("%w: nothing puts fragments together for the balancer as it is", ErrUnsupported)
+	}
+	return nil
 }
 
 // tellPathMTU sets whether what the load balancer says about a packet has the

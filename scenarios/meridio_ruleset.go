@@ -73,7 +73,7 @@ func (w *World) meridioRuleset() error {
 	}{
 		{"snat-local", "path MTU messages of the load balancer keep its internal address", meridioLocalSource},
 		{"meridio-nat", "no table for port translation", meridioNAT},
-		{"meridio-defrag", "IPv6 fragments do not reach the targets", meridioDefrag},
+		{defragTable, "IPv6 fragments do not reach the targets", meridioDefrag},
 		{"meridio-metrics", "no counters per target", meridioMetrics},
 	} {
 		err := w.transact(meridioLB, part.fill)
@@ -201,10 +201,12 @@ func meridioNAT(c *nftables.Conn) error {
 	return nil
 }
 
+const defragTable = "meridio-defrag"
+
 // meridioDefrag has the kernel reassemble what comes from outside (the rule on
 // the state loads nf_defrag) but track no connection.
 func meridioDefrag(c *nftables.Conn) error {
-	t := c.AddTable(&nftables.Table{Name: "meridio-defrag", Family: nftables.TableFamilyINet})
+	t := c.AddTable(&nftables.Table{Name: defragTable, Family: nftables.TableFamilyINet})
 	pre := chain(c, t, "pre-defrag", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, priorityEarly)
 	in := chain(c, t, "in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300)
 	out := chain(c, t, "out", nftables.ChainTypeFilter, nftables.ChainHookOutput, -300)

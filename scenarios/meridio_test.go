@@ -258,6 +258,12 @@ func sendEach(t *testing.T, w *World, f Fault, timeout time.Duration, got func(k
 		if slices.Contains(f.Traffic, "--size") {
 			traffic.Size = 1400 // small packets pass
 		}
+		if slices.Contains(f.Traffic, "--reverse-fragments") {
+			if !traffic.UDP {
+				continue
+			}
+			traffic.Size, traffic.ReverseFragments = 4000, true
+		}
 		wg.Go(func() { got(kind, send(t, w, traffic)) })
 	}
 	wg.Wait()

@@ -36,6 +36,8 @@ type Traffic struct {
 	Size        int           // bytes per request; default 32
 	Port        uint16        // of the service; default the lab's
 	Timeout     time.Duration // for one connection; default 2 s
+	// ReverseFragments sends datagrams in fragments, the last one first.
+	ReverseFragments bool
 	// Source is where connections come from. Default: the lab's client, and
 	// ports the kernel chooses. With a port, connections count up from it.
 	Source netip.AddrPort
@@ -161,7 +163,7 @@ func (s service) complete(t Traffic) (Traffic, netip.AddrPort, error) {
 	case t.Source.Port() != 0 && int(t.Source.Port())+t.Connections > 65536:
 		return t, netip.AddrPort{}, fmt.Errorf("%d connections from port %d on do not fit below 65536", t.Connections, t.Source.Port())
 	}
-	return t, netip.AddrPortFrom(dst, t.Port), nil
+	return t, netip.AddrPortFrom(dst, t.Port), t.checkReversed()
 }
 
 // schedule hands out the source of every connection, at the wanted rate.
@@ -243,9 +245,12 @@ func (w *World) exchange(ctx context.Context, client string, t Traffic, src, dst
 	defer stop()
 	x.Local = addrPort(c.LocalAddr())
 	request := bytes.Repeat([]byte("waymark "), t.Size/8+1)[:t.Size]
-	if t.UDP {
+	switch {
+	case t.ReverseFragments:
+		x.Reply, x.Err = w.askReversed(client, c, request)
+	case t.UDP:
 		x.Reply, x.Err = askUDP(c, request)
-	} else {
+	default:
 		x.Reply, x.Err = askTCP(c.(*net.TCPConn), request)
 	}
 	x.Took = time.Since(start)
@@ -259,6 +264,10 @@ func askUDP(c net.Conn, request []byte) (Reply, error) {
 	if _, err := c.Write(request); err != nil {
 		return Reply{}, err
 	}
+	return readUDP(c)
+}
+
+func readUDP(c net.Conn) (Reply, error) {
 	buf := make([]byte, 512)
 	n, err := c.Read(buf)
 	if err != nil {

@@ -309,6 +309,8 @@ type dropLine struct {
 	Packet struct {
 		SPort, DPort uint16
 		ID           uint16 `json:"icmp_id"`
+		Src          string
+		FragOff      int `json:"frag_off"`
 	}
 }
 

@@ -321,6 +321,7 @@ func trafficFlags(f *pflag.FlagSet, t *scenarios.Traffic) {
 	f.BoolVarP(&t.IPv6, "ipv6", "6", false, "IPv6 instead of IPv4")
 	f.IntVar(&t.Concurrency, "concurrency", 16, "connections open at a time")
 	f.IntVar(&t.Size, "size", 32, "bytes per request")
+	f.BoolVar(&t.ReverseFragments, "reverse-fragments", false, "datagrams in fragments, the last one first (with --udp and --size)")
 	f.DurationVar(&t.Timeout, "timeout", 2*time.Second, "time for one connection")
 }
 

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -32,11 +33,59 @@ func TestFaultsOfNodesAndDirectors(t *testing.T) {
 		// Only those that the bridge has part in.
 		"cbr0, br_netfilter off": {scenarios.Options{Lab: "cbr0", NoBridgeNetfilter: true}, []string{
 			"hairpin-off", "no-bridge-nf", "pod-not-listening", "pod-gone", "icmp-filtered", "agent-filtered",
-			"endpoint-icmp-filtered", "endpoint-filtered", "conntrack-full", "routing-loop",
+			"endpoint-icmp-filtered", "endpoint-filtered", "conntrack-full", "routing-loop", "ptb-filtered",
 		}},
 		"ipvs": {scenarios.Options{Lab: "ipvs"}, []string{"no-port-left"}}, // TestNoPortLeft
 	} {
-		t.Run(name, func(t *testing.T) { checkFaults(t, labUpWith(t, c.options), c.without) })
+		t.Run(name, func(t *testing.T) {
+			w := labUpWith(t, c.options)
+			checkFaults(t, w, c.without)
+			if c.options.Lab == "cbr0" && c.without == nil {
+				t.Run("ICMP alone", func(t *testing.T) { checkICMPFiltered(t, w) })
+			}
+		})
+	}
+}
+
+// checkICMPFiltered wants it told that a host which drops echo requests takes TCP,
+// if that was seen.
+func checkICMPFiltered(t *testing.T, w *scenarios.World) {
+	if err := w.Fault(ctxBackground, "icmp-filtered"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := w.Clear(ctxBackground, "icmp-filtered"); err != nil {
+			t.Error(err)
+		}
+	}()
+	file := filepath.Join(t.TempDir(), "icmp.pcapng")
+	tr := start(t, append(append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...), "icmp or icmp6 or tcp port 4240")...)
+	for _, v6 := range []bool{false, true} {
+		sum, err := w.Send(ctxBackground, scenarios.Traffic{To: "agent", IPv6: v6, Timeout: 10 * time.Second}, nil)
+		if err != nil || sum.Failed > 0 {
+			t.Errorf("TCP to the agent: %+v, %v", sum, err)
+		}
+		sum, err = w.Send(ctxBackground, scenarios.Traffic{To: "agent", IPv6: v6, Ping: true, Timeout: 200 * time.Millisecond}, nil)
+		if err != nil || sum.Answered > 0 {
+			t.Errorf("echo requests to the agent: %+v, %v", sum, err)
+		}
+	}
+	live := tr.stop(t)
+	lost := 0
+	for _, j := range parseJourneys(t, live) {
+		if j.Drop == nil || j.Packet.Proto == "tcp" {
+			continue
+		}
+		lost++
+		if j.Drop.Question != "C6" || !strings.Contains(j.Drop.Because, "TCP to the same address passes") {
+			t.Errorf("explained as %s: %q", j.Drop.Question, j.Drop.Because)
+		}
+	}
+	if lost != 2 {
+		t.Errorf("%d echo requests are lost, want 2:\n%s", lost, live)
+	}
+	if replayed, stderr, code := run0(t, "replay", "-o", "json", file); code != 0 || replayed != string(live) {
+		t.Errorf("replay (exit %d, %s) prints\n%s\nlive printed\n%s", code, stderr, replayed, live)
 	}
 }
 
@@ -212,7 +261,7 @@ func (c faultCase) ours(port uint16) bool { return port >= c.first && port < c.f
 // here tells whether d, a packet that goes that way, is lost where the case's table
 // says.
 func (c faultCase) here(d dropLine, way string) bool {
-	return way == c.fault.Expect.Packet && d.Netns == c.fault.Expect.Netns && d.Dev == c.fault.Expect.Dev && c.site.Is(d.Reason, functionOf(d.At))
+	return way == c.fault.Expect.Packet && d.Netns == c.fault.Expect.Netns && d.Dev == cmp.Or(c.site.Dev, c.fault.Expect.Dev) && c.site.Is(d.Reason, functionOf(d.At))
 }
 
 func (c faultCase) check(t *testing.T, lines []dropLine) {
