@@ -44,7 +44,7 @@ func cbr0HealthFaults() []Fault {
 	return []Fault{
 		fault("icmp-filtered", "C2", "the node drops echo requests to itself; TCP passes", "eth0",
 			filterRule{"node-icmp", input, dropEcho()}, Expect{
-				Advice:  "the node drops echo requests: accept them, or know that only ICMP is filtered",
+				Advice:  "the node drops echo requests: accept them; where TCP to it was seen to pass, only ICMP is filtered (C6)",
 				Because: "chain inet filter node-icmp in wm-cbr0-node drops ICMP to the node itself",
 				Fix:     "accept echo requests",
 			}, "--to", "agent", "--ping", "-c", "4"),
