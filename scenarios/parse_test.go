@@ -161,6 +161,7 @@ func TestFaultTables(t *testing.T) {
 		all = slices.AppendSeq(all, maps.Values(l.externals))
 	}
 	for _, l := range all {
+		devices := append(l.plan.devices(), meridioSecondToProxy) // which a fault makes
 		seen := map[string]bool{}
 		for _, f := range l.faults {
 			if seen[f.Name] {
@@ -173,7 +174,7 @@ func TestFaultTables(t *testing.T) {
 			if !slices.ContainsFunc(l.plan.nodes, func(n string) bool { return l.namespace(n) == f.Expect.Netns }) {
 				t.Errorf("%s: fault %s expects a drop in %s, which is not of the lab", l.name, f.Name, f.Expect.Netns)
 			}
-			if !slices.ContainsFunc(l.plan.devices(), func(d port) bool {
+			if !slices.ContainsFunc(devices, func(d port) bool {
 				return d.dev == f.Expect.Dev && l.namespace(d.node) == f.Expect.Netns
 			}) {
 				t.Errorf("%s: fault %s expects a drop at %s, which is not a device of %s", l.name, f.Name, f.Expect.Dev, f.Expect.Netns)
