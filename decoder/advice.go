@@ -76,6 +76,11 @@ var adviceTable = []adviceRow{
 		advice:  "compare `waymark lb flow-list` in {netns} with the flows that are configured, and set this one anew: its ports, protocols or sources are not those of the service",
 	},
 	{
+		question: "M13", functions: verdictFunctions, when: func(f *dropFacts) bool { return lbNoFlow(f) && f.nearFlow() != nil },
+		because: "no flow of the balancer in {netns} matches {to}: {nearFlow} takes {dst} only with {nearPorts}",
+		advice:  "compare `waymark lb flow-list` in {netns} with what should be served: if that flow is as configured, correct the client's port, else set it anew (M12)",
+	},
+	{
 		question: "M13", functions: verdictFunctions, when: lbNoFlow,
 		because: "no flow of the balancer in {netns} matches {to}",
 		advice:  "compare `waymark lb flow-list` in {netns} with what should be served, or correct the client's address or port",

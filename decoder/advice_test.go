@@ -41,6 +41,13 @@ func TestStateTellsDropsApart(t *testing.T) {
 			},
 		},
 		{
+			name: "no-flow-for-address", outcomes: dropped, question: "M13", netns: "wm-meridio-lb", lb: flowLB{},
+			world: func(w *trench) {
+				w.balancer.Flows[0].Dests, w.balancer.Flows[0].DPorts = []string{"10.0.0.2/32"}, []string{"6000"}
+			},
+			packets: func(s *stream) { request(s).requestToLB().drop(nsLB, nsm1, 30*us, rNotSpecified, atReinject) },
+		},
+		{
 			name: "wrong-mark", outcomes: dropped, question: "M16", netns: "wm-meridio-lb",
 			packets: func(s *stream) { request(s).requestToLB().mark(9999).drop(nsLB, nsm1, 40*us, rInNoRoutes, atIPError) },
 		},

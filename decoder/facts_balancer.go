@@ -8,6 +8,7 @@ package decoder
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 func (f *dropFacts) balancer() *Balancer {
@@ -71,21 +72,61 @@ func (f *dropFacts) isVIP(a netip.Addr) bool {
 			continue
 		}
 		for i := range v.balancer.Flows {
-			for _, d := range v.balancer.Flows[i].Dests {
-				p, err := netip.ParsePrefix(d)
-				if one, e := netip.ParseAddr(d); err != nil && e == nil {
-					p = netip.PrefixFrom(one, one.BitLen())
-				}
-				if p.Addr().Is4In6() && p.Bits() >= 96 { // as nfqlb lists IPv4
-					p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-				}
-				if p.Bits() > 0 && p.Contains(a) {
-					return true
-				}
+			if named(v.balancer.Flows[i].Dests, a) {
+				return true
 			}
 		}
 	}
 	return false
+}
+
+// named tells whether a flow's list of addresses names a: one or a prefix that has it,
+// but for that of all addresses.
+func named(list []string, a netip.Addr) bool {
+	for _, d := range list {
+		p, err := netip.ParsePrefix(d)
+		if one, e := netip.ParseAddr(d); err != nil && e == nil {
+			p = netip.PrefixFrom(one, one.BitLen())
+		}
+		if p.Addr().Is4In6() && p.Bits() >= 96 { // as nfqlb lists IPv4
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		if p.Bits() > 0 && p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// nearFlow is a flow of the balancer that names the packet's destination and would
+// take it but for the port; nil: there is none. Whether the flow is an old one or the
+// client asks for a wrong port, the balancer does not know.
+func (f *dropFacts) nearFlow() *BalancerFlow {
+	b := f.balancer()
+	if b == nil {
+		return nil
+	}
+	for i := range b.Flows {
+		flow := &b.Flows[i]
+		if len(flow.DPorts) == 0 || len(flow.SPorts)+len(flow.Match)+len(flow.Srcs) > 0 || inRanges(flow.DPorts, f.rec.DstPort()) {
+			continue
+		}
+		if (len(flow.Protocols) == 0 || slices.Contains(flow.Protocols, protoName(f.rec.Proto))) && named(flow.Dests, f.dst) {
+			return flow
+		}
+	}
+	return nil
+}
+
+// inRanges tells whether a flow's list of ports, such as "5000-5003", has port.
+func inRanges(list []string, port uint16) bool {
+	return slices.ContainsFunc(list, func(r string) bool {
+		first, last, ok := strings.Cut(r, "-")
+		if !ok {
+			last = first
+		}
+		return number(first) <= int(port) && int(port) <= number(last)
+	})
 }
 
 // listeners are the NFQUEUE numbers somebody listens on; known is false if the

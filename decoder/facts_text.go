@@ -149,8 +149,20 @@ var factTexts = map[string]func(*dropFacts) string{
 		return "ip"
 	},
 	"changedFlow": (*dropFacts).changedFlow,
-	"lbMark":      func(f *dropFacts) string { return fmt.Sprintf("%#x", uint32(f.lb.Mark)) },
-	"bare":        (*dropFacts).bareDevice,
+	"nearFlow":    func(f *dropFacts) string { return "flow " + f.nearFlow().Name },
+	"nearPorts": func(f *dropFacts) string {
+		ports := f.nearFlow().DPorts
+		const few = 4
+		switch {
+		case len(ports) > few:
+			return fmt.Sprintf("ports %s and %d more ranges", strings.Join(ports[:few], ", "), len(ports)-few)
+		case len(ports) > 1 || strings.Contains(ports[0], "-"):
+			return "ports " + strings.Join(ports, ", ")
+		}
+		return "port " + ports[0]
+	},
+	"lbMark": func(f *dropFacts) string { return fmt.Sprintf("%#x", uint32(f.lb.Mark)) },
+	"bare":   (*dropFacts).bareDevice,
 	"ipVersion": func(f *dropFacts) string {
 		if f.dst.Is6() {
 			return "IPv6"
