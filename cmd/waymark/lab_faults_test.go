@@ -96,6 +96,7 @@ type faultCase struct {
 	site   scenarios.Site
 	first  uint16 // source port, or identifier of echo requests, of the first connection; the others count up
 	failed int
+	errors map[string]int // of these, by text
 	// patient: as long as a slow machine may take
 	patient bool
 	// dropped journeys of its connections' openings, as trace shows them
@@ -202,7 +203,7 @@ func sendFor(t *testing.T, w *scenarios.World, cases []faultCase) {
 			if err != nil {
 				t.Errorf("%s/IPv%d: %v", c.fault.Name, c.ip, err)
 			}
-			c.failed = sum.Failed
+			c.failed, c.errors = sum.Failed, sum.Errors
 		})
 	}
 	wg.Wait()
@@ -220,7 +221,7 @@ func mended(t *testing.T, w *scenarios.World, cases []faultCase) {
 	sendFor(t, w, again)
 	for _, c := range again {
 		if c.failed > 0 {
-			t.Errorf("%s/IPv%d: %d connections fail, though the fault is not set", c.fault.Name, c.ip, c.failed)
+			t.Errorf("%s/IPv%d: %d connections fail, though the fault is not set: %v", c.fault.Name, c.ip, c.failed, c.errors)
 		}
 	}
 }
