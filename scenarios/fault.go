@@ -43,7 +43,7 @@ type Expect struct {
 	// Packet says which way the lost packet goes: "request" or "reply".
 	Packet string `json:"packet"`
 	Netns  string `json:"netns"`           // full name of the namespace of the drop
-	Dev    string `json:"dev"`             // device the lost packet belongs to there
+	Dev    string `json:"dev"`             // device the lost packet belongs to there; "": it never was sent
 	Drops  []Site `json:"drops,omitempty"` // where, on the kernels that were measured
 	// Silent are the IP versions of whose packets no kernel frees any: what an
 	// observer finds is read from the state of Netns.

@@ -56,7 +56,7 @@ of these kernels.
 		b.WriteString("| fault | question | what is broken | what is lost, where | IP | " + strings.Join(pageKernels, " | ") +
 			" | what to do |\n|---|---|---|---|---|" + strings.Repeat("---|", len(pageKernels)) + "---|\n")
 		for _, f := range l.Faults {
-			head := fmt.Sprintf("`%s` | %s | %s | %s, %s/%s", f.Name, f.Question, f.Brief, f.Expect.Packet, f.Expect.Netns, f.Expect.Dev)
+			head := fmt.Sprintf("`%s` | %s | %s | %s, %s", f.Name, f.Question, f.Brief, f.Expect.Packet, strings.TrimSuffix(f.Expect.Netns+"/"+f.Expect.Dev, "/"))
 			todo := f.Expect.Advice
 			for _, ip := range []int{4, 6} {
 				cells, some := faultCells(f, ip)
