@@ -19,6 +19,11 @@ var directorAdvice = []adviceRow{
 		advice:  "raise net.netfilter.nf_conntrack_max (it is one for the machine, set it outside of containers), or find with `conntrack -L` in {netns} who has so many connections",
 	},
 	{
+		question: "R9", functions: []string{"nf_hook_slow*"}, when: destinationGone,
+		because: "the IPVS of {netns} sends this connection to {entry}, which is no destination of the service any more, and drops its packets without a word, because net.ipv4.vs.expire_nodest_conn is 0",
+		advice:  "set net.ipv4.vs.expire_nodest_conn to 1 in {netns}: the connection's next packet then ends its entry, and the client hears of it; or put the destination back, with weight 0, until its connections have ended (`ipvsadm -lnc`)",
+	},
+	{
 		question: "R28", functions: []string{"nf_hook_slow*"}, when: noWeight,
 		because: "no destination of the IPVS service {to} in {netns} has a weight: {destinations}",
 		advice:  "see with `ipvsadm -ln` in {netns}; the weight is the number of the service's pods on a node: see that some run, and that the director has heard of them",
@@ -39,9 +44,19 @@ var directorAdvice = []adviceRow{
 		advice:  "set net.ipv4.conf.all.arp_ignore to 1 and arp_announce to 2 in {netns}, and delete what the router has learnt (`ip neigh del {dst} dev DEVICE` there); the director announces itself again",
 	},
 	{
+		question: "R7", reasons: noSocket, when: portReused,
+		because: "{reuser} sends it here by its entry of an older connection from the same port, to {oldEntry}, which has weight 0 and gets no others, because net.ipv4.vs.conn_reuse_mode is {reuseMode} there",
+		advice:  "set net.ipv4.vs.conn_reuse_mode to 3 in {reuser}, so that a new connection takes the place of one in fin_wait, and keep those for a shorter time (`ipvsadm --set 900 10 300`; `ipvsadm -lnc` lists them)",
+	},
+	{
 		question: "R28", reasons: noSocket, when: (*dropFacts).sentByDirector,
 		because: "{director} sends {to} here by IPVS, but no rule of {netns} leads it to a pod, and no socket takes it",
 		advice:  "put back the rule for {to} (`iptables -t nat -S RAVEL` in {netns} shows them; restarting the realserver's agent writes them), or give the realserver weight 0",
+	},
+	{
+		question: "R8", reasons: noSocket, when: forgotten,
+		because: "the IPVS of {netns} has no entry for this connection any more: its TCP timeout is {tcpTimeout} s, and it takes up none in the middle (sloppy_tcp is 0)",
+		advice:  "set the timeouts of IPVS with `ipvsadm --set 900 10 300` in {netns}: that of TCP must be longer than clients are idle",
 	},
 	{
 		question: "R23", reasons: noSocket, when: unknownToDirector,

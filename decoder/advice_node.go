@@ -366,5 +366,6 @@ var nodeTexts = map[string]func(*dropFacts) string{
 
 func init() {
 	maps.Copy(factTexts, directorTexts)
+	maps.Copy(factTexts, entryTexts)
 	maps.Copy(factTexts, nodeTexts)
 }

@@ -66,6 +66,19 @@ func directs(ns uint32, to string, weight int, method ...string) *Context {
 	}}}}
 }
 
+// entry is what a director knows of the connection that toVIP sends.
+func entry(ns uint32, to, state string, gone bool) *Context {
+	return &Context{IPVSEntries: &IPVSEntries{Netns: ns, Entries: []IPVSEntry{
+		{Proto: "tcp", Client: netip.MustParseAddrPort("198.51.100.2:39999"), Service: netip.MustParseAddrPort(nodeVIP + ":8012"), Destination: netip.MustParseAddrPort("10.131.153.109:8012"), State: "close", Gone: true},
+		{Proto: "tcp", Client: netip.MustParseAddrPort("198.51.100.2:40000"), Service: netip.MustParseAddrPort(nodeVIP + ":8012"), Destination: netip.MustParseAddrPort(to), State: state, Gone: gone},
+	}}}
+}
+
+func timeouts(c *Context, tcp int) *Context {
+	c.IPVS.Timeouts = &IPVSTimeouts{TCP: tcp, TCPFIN: 120, UDP: 300}
+	return c
+}
+
 func sysctls(ns uint32, pairs ...string) *Context {
 	values := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -128,6 +141,42 @@ func TestDropsExplainedByState(t *testing.T) {
 		"unknown connection": {
 			[]*Context{directs(nsOther, "10.131.153.102:8012", 1), sysctls(nsOther, "net.ipv4.vs.sloppy_tcp", "0")},
 			toVIP(ack), nsOther, uplink, noListener, inTCP, "R23", "by way of another director",
+		},
+		"forgotten connection": {
+			[]*Context{timeouts(directs(nsOther, "10.131.153.102:8012", 1), 2), sysctls(nsOther, "net.ipv4.vs.sloppy_tcp", "0")},
+			toVIP(ack), nsOther, uplink, noListener, inTCP, "R8", "its TCP timeout is 2 s",
+		},
+		"connection is kept for long": {
+			[]*Context{timeouts(directs(nsOther, "10.131.153.102:8012", 1), 900), sysctls(nsOther, "net.ipv4.vs.sloppy_tcp", "0")},
+			toVIP(ack), nsOther, uplink, noListener, inTCP, "R23", "by way of another director",
+		},
+		"destination is gone": {
+			[]*Context{directs(nsOther, "10.131.153.102:8012", 1), entry(nsOther, "10.131.153.101:8012", "established", true), sysctls(nsOther, "net.ipv4.vs.expire_nodest_conn", "0")},
+			toVIP(ack), nsOther, uplink, filtered, inHook, "R9", "to 10.131.153.101:8012 (established), which is no destination of the service any more",
+		},
+		"service is gone": {
+			[]*Context{{IPVS: &IPVS{Netns: nsOther}}, entry(nsOther, "10.131.153.101:8012", "established", true), sysctls(nsOther, "net.ipv4.vs.expire_nodest_conn", "0")},
+			toVIP(ack), nsOther, uplink, filtered, inHook, "R9", "to 10.131.153.101:8012 (established)",
+		},
+		"destination is back": {
+			[]*Context{directs(nsOther, "10.131.153.101:8012", 1), entry(nsOther, "10.131.153.101:8012", "established", true), sysctls(nsOther, "net.ipv4.vs.expire_nodest_conn", "0")},
+			toVIP(ack), nsOther, uplink, filtered, inHook, "", "a netfilter rule",
+		},
+		"connections of what is gone expire": {
+			[]*Context{directs(nsOther, "10.131.153.102:8012", 1), entry(nsOther, "10.131.153.101:8012", "established", true), sysctls(nsOther, "net.ipv4.vs.expire_nodest_conn", "1")},
+			toVIP(ack), nsOther, uplink, filtered, inHook, "", "a netfilter rule",
+		},
+		"port of an older connection": {
+			[]*Context{directs(nsDirector, "10.131.153.101:8012", 0), entry(nsDirector, "10.131.153.101:8012", "fin_wait", false), sysctls(nsDirector, "net.ipv4.vs.conn_reuse_mode", "1")},
+			toVIP(syn), nsOther, uplink, noListener, inTCP, "R7", "d1 sends it here by its entry of an older connection from the same port, to 10.131.153.101:8012 (fin_wait)",
+		},
+		"that is no new connection": {
+			[]*Context{directs(nsDirector, "10.131.153.101:8012", 0), entry(nsDirector, "10.131.153.101:8012", "fin_wait", false), sysctls(nsDirector, "net.ipv4.vs.conn_reuse_mode", "1")},
+			toVIP(ack), nsOther, uplink, noListener, inTCP, "R28", "d1 sends tcp 10.54.213.148:8012 here by IPVS",
+		},
+		"ended connections make way": {
+			[]*Context{directs(nsDirector, "10.131.153.101:8012", 0), entry(nsDirector, "10.131.153.101:8012", "fin_wait", false), sysctls(nsDirector, "net.ipv4.vs.conn_reuse_mode", "3")},
+			toVIP(syn), nsOther, uplink, noListener, inTCP, "R28", "d1 sends tcp 10.54.213.148:8012 here by IPVS",
 		},
 		"out of a tunnel": {
 			[]*Context{directs(nsDirector, "10.131.153.101:8012", 1, "tunnel"), {Device: &Device{Netns: nsOther, Index: 7, Name: "tunl0", Kind: "ipip", Up: true}}},

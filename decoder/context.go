@@ -32,6 +32,8 @@ type Context struct {
 	Sysctls *Sysctls `json:"sysctls,omitempty"`
 	Chains  *Chains  `json:"chains,omitempty"`
 	IPVS    *IPVS    `json:"ipvs,omitempty"`
+
+	IPVSEntries *IPVSEntries `json:"ipvs_entries,omitempty"`
 }
 
 // Session is the first thing in every stream: who recorded, when, and the
@@ -207,6 +209,35 @@ type IPVS struct {
 	Netns    uint32        `json:"netns"`
 	Services []IPVSService `json:"services,omitempty"`
 	More     bool          `json:"more,omitempty"` // there are more than are told
+	// Timeouts are how long it keeps connections; nil: that was not read.
+	Timeouts *IPVSTimeouts `json:"timeouts,omitempty"`
+}
+
+// IPVSTimeouts are how long a director keeps a connection that it sees no packet
+// of, in seconds (ipvsadm --set).
+type IPVSTimeouts struct {
+	TCP    int `json:"tcp"`
+	TCPFIN int `json:"tcpfin"` // after a FIN
+	UDP    int `json:"udp"`
+}
+
+// IPVSEntries are those of a director's connections (/proc/net/ip_vs_conn) that go to
+// a destination that gets no new ones: one that is no destination of the service
+// any more, or has weight 0.
+type IPVSEntries struct {
+	Netns   uint32      `json:"netns"`
+	Entries []IPVSEntry `json:"entries"`
+	More    bool        `json:"more,omitempty"` // there may be more than are told
+}
+
+// IPVSEntry is one connection.
+type IPVSEntry struct {
+	Proto       string         `json:"proto"` // tcp, udp, sctp
+	Client      netip.AddrPort `json:"client"`
+	Service     netip.AddrPort `json:"service"`
+	Destination netip.AddrPort `json:"destination"`
+	State       string         `json:"state"` // established, fin_wait, ...
+	Gone        bool           `json:"gone,omitempty"`
 }
 
 // IPVSService is a virtual service and where it sends packets. One of a firewall

@@ -195,6 +195,7 @@ const (
 	headSysctls
 	headChains
 	headIPVS
+	headIPVSEntries
 	headSymbol
 	headReason
 	headProcess
@@ -224,6 +225,8 @@ func keyOf(c *Context) headKey {
 		return headKey{kind: headChains, netns: c.Chains.Netns}
 	case c.IPVS != nil:
 		return headKey{kind: headIPVS, netns: c.IPVS.Netns}
+	case c.IPVSEntries != nil:
+		return headKey{kind: headIPVSEntries, netns: c.IPVSEntries.Netns}
 	case c.Symbol != nil:
 		return headKey{kind: headSymbol, x: c.Symbol.Addr}
 	case c.Reason != nil:

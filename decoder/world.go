@@ -61,6 +61,7 @@ type view struct {
 	sysctls  *Sysctls
 	chains   *Chains
 	ipvs     *IPVS
+	entries  *IPVSEntries
 
 	// What held before the last change of each.
 	oldRouting  *Routing
@@ -153,6 +154,10 @@ func (w *world) apply(c *Context) {
 			if !slices.Contains(w.directors, v.inode) {
 				w.directors = append(w.directors, v.inode)
 			}
+		}
+	case c.IPVSEntries != nil:
+		if v := w.change(c.IPVSEntries.Netns); v != nil {
+			v.entries = c.IPVSEntries
 		}
 	case c.Process != nil:
 		w.owners.add(c.Process)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -24,12 +25,15 @@ const (
 	ipvsDelService = 3
 	ipvsNewDest    = 5
 	ipvsSetDest    = 6
+	ipvsDelDest    = 7
+	ipvsSetConfig  = 12
 )
 
 // Attributes of a command, of a service and of a destination.
 const (
 	ipvsAttrService = 1
 	ipvsAttrDest    = 2
+	ipvsAttrTCP     = 4 // u32, seconds that a connection may be idle; 0: as it is
 
 	ipvsServiceFamily    = 1 // u16
 	ipvsServiceProtocol  = 2 // u16
@@ -176,6 +180,32 @@ func (w *World) setIPVSWeights(node string, s virtualService, weight uint32) err
 		}
 	}
 	return nil
+}
+
+// setIPVSWeight is setIPVSWeights for one destination.
+func (w *World) setIPVSWeight(node string, s virtualService, dest netip.Addr, weight uint32) error {
+	s.dests = slices.DeleteFunc(slices.Clone(s.dests), func(d netip.AddrPort) bool { return d.Addr() != dest })
+	return w.setIPVSWeights(node, s, weight)
+}
+
+// removeIPVSDestination removes one from a service; it may be gone already.
+func (w *World) removeIPVSDestination(node string, s virtualService, dest netip.Addr) error {
+	for _, d := range s.dests {
+		if d.Addr() != dest {
+			continue
+		}
+		err := w.ipvsCommand(node, ipvsDelDest, s.attr(), s.destAttr(d, 0))
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove destination %s of %s in %s: %w", d, s, node, err)
+		}
+	}
+	return nil
+}
+
+// setIPVSTimeout sets how long a director keeps an established TCP connection that
+// nothing is heard of.
+func (w *World) setIPVSTimeout(node string, seconds uint32) error {
+	return wrap("set the timeout of IPVS in "+node, w.ipvsCommand(node, ipvsSetConfig, nl.NewRtAttr(ipvsAttrTCP, nl.Uint32Attr(seconds))))
 }
 
 // attr names the service in a command.

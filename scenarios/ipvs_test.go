@@ -182,13 +182,27 @@ var ipvsBroken = map[string][]string{
 	"split-flows":      {"direct tcp4", "direct tcp6"},
 	"table-empty":      {"direct tcp4", "direct tcp6", "direct udp4", "direct udp6", "tunnel tcp4", "tunnel udp4"},
 	"conntrack-full":   {"direct tcp4", "direct udp4", "tunnel tcp4", "tunnel udp4", "masq tcp4", "masq udp4"},
+	"idle-timeout":     {"direct tcp4", "direct tcp6", "tunnel tcp4"},
+	"destination-gone": {"direct tcp4", "direct tcp6", "direct udp4", "direct udp6"},
+	"port-reused":      {"direct tcp4", "tunnel tcp4"},
+}
+
+// ipvsParted are faults that show in what has two parts.
+var ipvsParted = map[string]Traffic{
+	"idle-timeout":     {Pause: 1500 * time.Millisecond},
+	"destination-gone": {Amid: "destination-gone"},
+	"port-reused":      {Amid: "port-reused", Again: true},
 }
 
 func TestIPVSFaultsBreakAndClear(t *testing.T) {
 	w := upLab(t, ipvs)
-	send := func(kind string, connections int, timeLimit time.Duration) Summary {
+	port := uint16(20000) // each once: a director remembers where it sent a port's packets
+	send := func(kind string, connections int, timeLimit time.Duration, parts Traffic) Summary {
 		traffic := ipvsKinds[kind]
 		traffic.Connections, traffic.Concurrency, traffic.Timeout = connections, connections, timeLimit
+		traffic.Pause, traffic.Amid, traffic.Again = parts.Pause, parts.Amid, parts.Again
+		traffic.Source = netip.AddrPortFrom(netip.Addr{}, port)
+		port += uint16(connections)
 		sum, err := w.Send(timeout(t), traffic, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -210,10 +224,10 @@ func TestIPVSFaultsBreakAndClear(t *testing.T) {
 			whole := f.Name == "arp-answers" // the address has one way
 			for kind := range ipvsKinds {
 				if slices.Contains(broken, kind) {
-					if sum := send(kind, each, 600*time.Millisecond); sum.Failed == 0 || sum.Answered == 0 && !whole {
+					if sum := send(kind, each, 600*time.Millisecond, ipvsParted[f.Name]); sum.Failed == 0 || sum.Answered == 0 && !whole {
 						t.Errorf("%s: the fault must break a part of it: %+v", kind, sum)
 					}
-				} else if sum := send(kind, some, defaultTimeout); sum.Failed > 0 {
+				} else if sum := send(kind, some, defaultTimeout, Traffic{}); sum.Failed > 0 {
 					t.Errorf("%s: the fault must not touch it: %+v", kind, sum)
 				}
 			}
@@ -223,7 +237,7 @@ func TestIPVSFaultsBreakAndClear(t *testing.T) {
 				}
 			}
 			for _, kind := range broken {
-				if sum := send(kind, some, defaultTimeout); sum.Failed > 0 {
+				if sum := send(kind, some, defaultTimeout, Traffic{}); sum.Failed > 0 {
 					t.Errorf("%s: not repaired: %+v", kind, sum)
 				}
 			}

@@ -35,9 +35,14 @@ type Traffic struct {
 	Concurrency int           // open at a time; default 16
 	Size        int           // bytes per request; default 32
 	Port        uint16        // of the service; default the lab's
-	Timeout     time.Duration // for one connection; default 2 s
+	Timeout     time.Duration // for one connection, or for each of its parts; default 2 s
 	// ReverseFragments sends datagrams in fragments, the last one first.
 	ReverseFragments bool
+	// Of two parts, two requests: what is between them, and whether the second is
+	// in a connection of its own from the same port.
+	Pause time.Duration
+	Amid  string // fault that is set when all connections have come so far; all are open at a time
+	Again bool
 	// Source is where connections come from. Default: the lab's client, and
 	// ports the kernel chooses. With a port, connections count up from it.
 	Source netip.AddrPort
@@ -93,6 +98,10 @@ func (w *World) Send(ctx context.Context, t Traffic, each func(Exchange)) (Summa
 	if t.Ping {
 		sum.Proto, sum.Dst = "icmp", dst.Addr().String()
 	}
+	between, err := w.interval(ctx, t)
+	if err != nil {
+		return Summary{}, err
+	}
 	start := time.Now()
 	jobs := make(chan netip.AddrPort)
 	results := make(chan Exchange)
@@ -100,7 +109,7 @@ func (w *World) Send(ctx context.Context, t Traffic, each func(Exchange)) (Summa
 	for range min(t.Concurrency, t.Connections) {
 		workers.Go(func() {
 			for src := range jobs {
-				results <- w.exchange(ctx, s.client, t, src, dst)
+				results <- w.exchange(ctx, s.client, t, src, dst, between)
 			}
 		})
 	}
@@ -128,6 +137,9 @@ func (s service) complete(t Traffic) (Traffic, netip.AddrPort, error) {
 	if t.Concurrency == 0 {
 		t.Concurrency = defaultConcurrency
 	}
+	if t.Amid != "" {
+		t.Concurrency = t.Connections
+	}
 	if t.Size == 0 {
 		t.Size = defaultSize
 	}
@@ -148,8 +160,10 @@ func (s service) complete(t Traffic) (Traffic, netip.AddrPort, error) {
 		t.Source = netip.AddrPortFrom(t.Source.Addr(), 1)
 	}
 	switch {
-	case t.Connections < 0 || t.Concurrency < 0 || t.Size < 0 || t.Rate < 0 || t.Timeout < 0:
-		return t, netip.AddrPort{}, errors.New("connections, concurrency, size, rate and timeout must not be negative")
+	case t.Connections < 0 || t.Concurrency < 0 || t.Size < 0 || t.Rate < 0 || t.Timeout < 0 || t.Pause < 0:
+		return t, netip.AddrPort{}, errors.New("connections, concurrency, size, rate, timeout and pause must not be negative")
+	case t.Ping && t.parted() || t.UDP && t.Again:
+		return t, netip.AddrPort{}, errors.New("only connections are made again, and echo requests have no parts")
 	case t.Ping && t.UDP:
 		return t, netip.AddrPort{}, errors.New("echo requests are no datagrams of UDP; choose one of the two")
 	case !dst.IsValid() && t.IPv6:
@@ -219,9 +233,12 @@ func cause(err error) string {
 }
 
 // exchange makes one connection from the node client, or sends one datagram, and
-// reads the answer.
-func (w *World) exchange(ctx context.Context, client string, t Traffic, src, dst netip.AddrPort) Exchange {
-	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+// reads the answer; of two parts, twice.
+func (w *World) exchange(ctx context.Context, client string, t Traffic, src, dst netip.AddrPort, between *interval) Exchange {
+	all := ctx
+	arrived := sync.OnceFunc(func() { between.arrive(all) })
+	defer arrived()
+	ctx, cancel := context.WithTimeout(all, t.Timeout)
 	defer cancel()
 	x := Exchange{Remote: dst}
 	start := time.Now()
@@ -240,24 +257,58 @@ func (w *World) exchange(ctx context.Context, client string, t Traffic, src, dst
 		x.Err = err
 		return x
 	}
-	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	defer func() { c.Close() }()
 	x.Local = addrPort(c.LocalAddr())
 	request := bytes.Repeat([]byte("waymark "), t.Size/8+1)[:t.Size]
-	switch {
-	case t.ReverseFragments:
-		x.Reply, x.Err = w.askReversed(client, c, request)
-	case t.UDP:
-		x.Reply, x.Err = askUDP(c, request)
-	default:
-		x.Reply, x.Err = askTCP(c.(*net.TCPConn), request)
+	var first Reply
+	if t.parted() {
+		if first, x.Err = w.ask(ctx, client, t, c, request, t.Again); x.Err != nil {
+			return x
+		}
+		if t.Again {
+			c.Close()
+		}
+		arrived()
+		if x.Err = between.wait(all); x.Err != nil {
+			return x
+		}
+		again, cancelAgain := context.WithTimeout(all, t.Timeout)
+		defer cancelAgain()
+		ctx = again
+		if t.Again {
+			next, err := w.dial(ctx, client, network, x.Local, dst)
+			if err != nil {
+				x.Err = err
+				return x
+			}
+			c = next
+		}
 	}
+	x.Reply, x.Err = w.ask(ctx, client, t, c, request, true)
 	x.Took = time.Since(start)
 	if x.Err == nil && x.Reply.Bytes != t.Size {
 		x.Err = fmt.Errorf("the target got %d of %d bytes", x.Reply.Bytes, t.Size)
 	}
+	if x.Err == nil && t.parted() && !t.Again && !t.UDP {
+		x.Err = sameTarget(first, x.Reply)
+	}
 	return x
+}
+
+// ask sends a request and reads the answer. end: it is all that is sent in a
+// connection.
+func (w *World) ask(ctx context.Context, client string, t Traffic, c net.Conn, request []byte, end bool) (Reply, error) {
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	switch {
+	case t.ReverseFragments:
+		return w.askReversed(client, c, request)
+	case t.UDP:
+		return askUDP(c, request)
+	case !end:
+		return askPart(c, request)
+	}
+	return askTCP(c.(*net.TCPConn), request)
 }
 
 func askUDP(c net.Conn, request []byte) (Reply, error) {
@@ -300,13 +351,18 @@ func askTCP(c *net.TCPConn, request []byte) (Reply, error) {
 		r.Bytes += total.Bytes
 		total = r
 	}
-	if err := lines.Err(); err != nil {
-		return total, err
-	}
-	if total.Target == "" {
-		return total, io.ErrUnexpectedEOF
+	if err := lines.Err(); err != nil || total.Target == "" {
+		return total, endedBy(err)
 	}
 	return total, <-sent
+}
+
+// endedBy is why a connection that ended with err gave no answer.
+func endedBy(err error) error {
+	if err == nil {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // Dial connects from the client of the world to addr, an address and port in
@@ -338,8 +394,8 @@ func (w *World) dial(ctx context.Context, client, network string, src, dst netip
 	default:
 		return nil, fmt.Errorf("network %q: want tcp or udp", network)
 	}
-	if src.Port() == 0 && network == "tcp" {
-		d.Control = bindWithoutPort
+	if network == "tcp" {
+		d.Control = bindOften(src.Port() == 0)
 	}
 	var conn net.Conn
 	// A literal address is dialled on the calling goroutine: the socket is
@@ -351,16 +407,23 @@ func (w *World) dial(ctx context.Context, client, network string, src, dst netip
 	return conn, err
 }
 
-// bindWithoutPort leaves the choice of the port to connect(2), which may use a
-// port again for another destination; bind(2) could not (ip(7)).
-func bindWithoutPort(_, _ string, c syscall.RawConn) error {
-	var err error
-	if ctl := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-	}); ctl != nil {
-		return ctl
+// bindOften lets a port be used again for a connection to the same destination when
+// the last one ended, and for one to another destination at any time: if the kernel
+// is to choose the port, connect(2) does that and not bind(2), which could not
+// (ip(7)).
+func bindOften(anyPort bool) func(_, _ string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if ctl := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+			if err == nil && anyPort {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+			}
+		}); ctl != nil {
+			return ctl
+		}
+		return err
 	}
-	return err
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

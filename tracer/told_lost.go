@@ -52,7 +52,7 @@ func causesAt(function string) causes {
 // anyDirector tells whether a namespace has IPVS services.
 func (s *stream) anyDirector() bool {
 	for _, t := range s.places {
-		if t.lost.director || t.lost.ipvs != nil {
+		if t.directs() {
 			return true
 		}
 	}
@@ -64,8 +64,9 @@ type toldLost struct {
 	sysctls  map[string]string
 	chains   []decoder.Chain
 	ipvs     *decoder.IPVS
-	next     [2]uint64 // boot time of the next look, without chains and with them
-	director bool      // it had IPVS services when its devices or routes last changed
+	entries  map[decoder.IPVSEntry]bool // that were told, without their state
+	next     [2]uint64                  // boot time of the next look, without chains and with them
+	director bool                       // it had IPVS services when its devices or routes last changed
 }
 
 // Of what is read for a loss: how old it may be, and that reading takes at most
@@ -94,7 +95,7 @@ func (s *stream) refreshLost(inode uint32, now uint64, cause causes) error {
 		return nil
 	}
 	start := time.Now()
-	l, err := place.ReadLost(t.ns, t.deviceList(), chains)
+	l, err := place.ReadLost(t.ns, t.deviceList(), chains, t.directs())
 	if err != nil {
 		return nil // gone; the next scan takes it out
 	}
@@ -110,7 +111,7 @@ func (s *stream) refreshLost(inode uint32, now uint64, cause causes) error {
 				return err
 			}
 		}
-		if l, err := place.ReadLost(other.ns, other.deviceList(), false); err == nil {
+		if l, err := place.ReadLost(other.ns, other.deviceList(), false, other.directs()); err == nil {
 			if err := s.tellLost(other, &l, false); err != nil {
 				return err
 			}
@@ -133,7 +134,30 @@ func (s *stream) tellLost(t *told, l *place.Lost, chains bool) error {
 			return err
 		}
 	}
-	return s.tellIPVS(t, l.IPVS)
+	if err := s.tellIPVS(t, l.IPVS); err != nil {
+		return err
+	}
+	return s.tellEntries(t, l.Entries)
+}
+
+// tellEntries tells of a director's connections when there are new ones. Those that
+// end, or come into another state, would make one long context after the other.
+func (s *stream) tellEntries(t *told, all *decoder.IPVSEntries) error {
+	if all == nil {
+		return nil
+	}
+	here := make(map[decoder.IPVSEntry]bool, len(all.Entries))
+	isNew := false
+	for _, e := range all.Entries {
+		e.State = ""
+		here[e] = true
+		isNew = isNew || !t.lost.entries[e]
+	}
+	if !isNew {
+		return nil
+	}
+	t.lost.entries = here
+	return s.context(&decoder.Context{IPVSEntries: all})
 }
 
 // tellIPVS tells of a table. That of a namespace that never had a service is not
@@ -158,7 +182,10 @@ func (t *told) lookForDirector() {
 // explains tells whether what is lost elsewhere may be explained with its state:
 // with what a director sends there, and with the settings of a bridge that is the
 // gateway.
-func (t *told) explains() bool { return t.lost.director || t.lost.ipvs != nil || t.isGateway() }
+func (t *told) explains() bool { return t.directs() || t.isGateway() }
+
+// directs tells a namespace that has, or had, services of IPVS.
+func (t *told) directs() bool { return t.lost.director || t.lost.ipvs != nil }
 
 // isGateway tells a namespace with a bridge that others may have as a gateway.
 func (t *told) isGateway() bool {

@@ -322,7 +322,10 @@ func trafficFlags(f *pflag.FlagSet, t *scenarios.Traffic) {
 	f.IntVar(&t.Concurrency, "concurrency", 16, "connections open at a time")
 	f.IntVar(&t.Size, "size", 32, "bytes per request")
 	f.BoolVar(&t.ReverseFragments, "reverse-fragments", false, "datagrams in fragments, the last one first (with --udp and --size)")
-	f.DurationVar(&t.Timeout, "timeout", 2*time.Second, "time for one connection")
+	f.DurationVar(&t.Timeout, "timeout", 2*time.Second, "time for one connection, or for each part of it")
+	f.DurationVar(&t.Pause, "pause", 0, "send a second request after so long")
+	f.StringVar(&t.Amid, "amid", "", "send a second request after setting this fault of the lab, when all connections were answered once")
+	f.BoolVar(&t.Again, "again", false, "close in between, and connect again from the same port for the second request")
 }
 
 func printTraffic(w io.Writer, sum scenarios.Summary, output string) error {

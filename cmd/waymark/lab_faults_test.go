@@ -97,7 +97,7 @@ type faultCase struct {
 	first  uint16 // source port, or identifier of echo requests, of the first connection; the others count up
 	failed int
 	errors map[string]int // of these, by text
-	// patient: as long as a slow machine may take
+	// patient: as long as a slow machine may take, and without the fault
 	patient bool
 	// dropped journeys of its connections' openings, as trace shows them
 	dropped int
@@ -198,6 +198,9 @@ func sendFor(t *testing.T, w *scenarios.World, cases []faultCase) {
 	for i := range cases {
 		c := &cases[i]
 		traffic := c.traffic(t)
+		if traffic.Amid != "" {
+			wg.Wait() // it sets the fault itself, and is not to be disturbed at that
+		}
 		wg.Go(func() {
 			sum, err := w.Send(ctxBackground, traffic, nil)
 			if err != nil {
@@ -241,7 +244,7 @@ func (c *faultCase) traffic(t *testing.T) scenarios.Traffic {
 		traffic.Timeout = 1200 * time.Millisecond
 	}
 	if c.patient {
-		traffic.Timeout = 10 * time.Second
+		traffic.Timeout, traffic.Amid = 10*time.Second, ""
 	}
 	traffic.IPv6, traffic.Concurrency = c.ip == 6, traffic.Connections
 	traffic.Source = netip.AddrPortFrom(netip.Addr{}, c.first)

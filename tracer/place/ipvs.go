@@ -33,6 +33,9 @@ func readIPVS(ns Namespace) *decoder.IPVS {
 	defer f.Close()
 	table := parseIPVS(f)
 	table.Netns = ns.Inode
+	if len(table.Services) > 0 {
+		table.Timeouts = readIPVSTimeouts()
+	}
 	return table
 }
 

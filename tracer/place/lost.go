@@ -16,17 +16,21 @@ import (
 type Lost struct {
 	Sysctls decoder.Sysctls
 	Chains  decoder.Chains
-	IPVS    *decoder.IPVS // nil: the kernel has none
+	IPVS    *decoder.IPVS        // nil: the kernel has none
+	Entries *decoder.IPVSEntries // nil: none are asked for
 }
 
-// ReadLost reads it. chains: those of nftables as well.
-func ReadLost(ns Namespace, devices []decoder.Device, chains bool) (l Lost, err error) {
+// ReadLost reads it. chains: those of nftables as well. director: it had services
+// of IPVS, and may have connections though they are gone.
+func ReadLost(ns Namespace, devices []decoder.Device, chains, director bool) (l Lost, err error) {
 	err = ns.Do(func() error {
 		l.Sysctls = decoder.Sysctls{Netns: ns.Inode, Values: readValues(lostSysctls(devices))}
 		if chains {
 			l.Chains = *readChains(ns)
 		}
-		l.IPVS = readIPVS(ns)
+		if l.IPVS = readIPVS(ns); l.IPVS != nil && (director || len(l.IPVS.Services) > 0) {
+			l.Entries = readIPVSEntries(ns, l.IPVS)
+		}
 		return nil
 	})
 	return l, err
@@ -49,7 +53,8 @@ func lostSysctls(devices []decoder.Device) []string {
 	keys := []string{
 		"net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
 		"net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables",
-		"net.ipv4.ip_local_port_range", "net.ipv4.vs.sloppy_tcp", "net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.rp_filter",
+		"net.ipv4.ip_local_port_range", "net.ipv4.vs.sloppy_tcp", "net.ipv4.vs.expire_nodest_conn", "net.ipv4.vs.conn_reuse_mode",
+		"net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.rp_filter",
 	}
 	for _, d := range devices {
 		if strings.ContainsAny(d.Name, "./") || d.Name == "lo" || len(keys) > maxLostSysctls {
