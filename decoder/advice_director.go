@@ -49,6 +49,11 @@ var directorAdvice = []adviceRow{
 		advice:  "set net.ipv4.vs.conn_reuse_mode to 3 in {reuser}, so that a new connection takes the place of one in fin_wait, and keep those for a shorter time (`ipvsadm --set 900 10 300`; `ipvsadm -lnc` lists them)",
 	},
 	{
+		question: "R24", functions: tcpFunctions, reasons: append([]string{"TCP_FLAGS"}, unnamed...), when: takenUp,
+		because: "{taker} took it up in the middle of its connection, which it did not know (net.ipv4.vs.sloppy_tcp is 1 there), and chose {netns} for it: another realserver has the connection, or it has ended",
+		advice:  "see why the router sends packets of one connection to several directors: it must choose by addresses and ports, and keep its choice; or have all directors choose alike (scheduler mh)",
+	},
+	{
 		question: "R28", reasons: noSocket, when: (*dropFacts).sentByDirector,
 		because: "{director} sends {to} here by IPVS, but no rule of {netns} leads it to a pod, and no socket takes it",
 		advice:  "put back the rule for {to} (`iptables -t nat -S RAVEL` in {netns} shows them; restarting the realserver's agent writes them), or give the realserver weight 0",

@@ -100,12 +100,29 @@ func portReused(f *dropFacts) bool {
 	return e != nil
 }
 
+// taker is the namespace of the director that took the packet up in the middle of a
+// connection; empty: none was seen to.
+func (f *dropFacts) taker() string {
+	if f.rec.Proto != protoTCP || f.rec.TcpFlags&(flagSYN|flagRST) != 0 {
+		return ""
+	}
+	for _, h := range f.b.j.Hops {
+		if d, ok := h.Detail.(*IPVSDetail); ok && d.New {
+			return h.Netns
+		}
+	}
+	return ""
+}
+
+func takenUp(f *dropFacts) bool { return f.taker() != "" }
+
 // entryTexts are the facts that advice about connections names.
 var entryTexts = map[string]func(*dropFacts) string{
 	"entry": func(f *dropFacts) string {
 		e := f.goneEntry()
 		return fmt.Sprintf("%s (%s)", e.Destination, e.State)
 	},
+	"taker":      (*dropFacts).taker,
 	"tcpTimeout": func(f *dropFacts) string { return strconv.Itoa(f.ipvs().Timeouts.TCP) },
 	"reuser": func(f *dropFacts) string {
 		v, _ := f.oldEntry()
@@ -113,8 +130,8 @@ var entryTexts = map[string]func(*dropFacts) string{
 		return name
 	},
 	"oldEntry": func(f *dropFacts) string {
-		_, e := f.oldEntry()
-		return fmt.Sprintf("%s (%s)", e.Destination, e.State)
+		_, e := f.oldEntry() // this packet may have changed the state, from fin_wait to syn_recv
+		return fmt.Sprintf("%s (its state by now: %s)", e.Destination, e.State)
 	},
 	"reuseMode": func(f *dropFacts) string {
 		v, _ := f.oldEntry()

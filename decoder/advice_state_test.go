@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"waymark/bpf"
 	. "waymark/decoder"
 )
 
@@ -19,8 +20,8 @@ const (
 	nodeVIP = "10.54.213.148"
 	podAddr = "10.4.0.12"
 
-	inTCP, inFlood, inForward, inNFT, inHook, inNeigh, inFinish, inForwardSkb = 0xa001, 0xa002, 0xa003, 0xa004, 0xa005, 0xa006, 0xa007, 0xa008
-	noListener, noReason, badHeader, filtered, reversePath, tooBig            = 81, 82, 83, 84, 85, 86
+	inTCP, inFlood, inForward, inNFT, inHook, inNeigh, inFinish, inForwardSkb, inSocket = 0xa001, 0xa002, 0xa003, 0xa004, 0xa005, 0xa006, 0xa007, 0xa008, 0xa009
+	noListener, noReason, badHeader, filtered, reversePath, tooBig                      = 81, 82, 83, 84, 85, 86
 )
 
 func nodeContexts() []*Context {
@@ -48,7 +49,7 @@ func nodeContexts() []*Context {
 	}
 	for at, name := range map[uint64]string{
 		inTCP: "tcp_v4_rcv", inFlood: "br_flood", inForward: "ip_forward", inNFT: "nft_do_chain", inHook: "nf_hook_slow", inNeigh: "neigh_invalidate",
-		inFinish: "ip_rcv_finish_core", inForwardSkb: "__dev_forward_skb2",
+		inFinish: "ip_rcv_finish_core", inForwardSkb: "__dev_forward_skb2", inSocket: "tcp_v4_do_rcv",
 	} {
 		all = append(all, &Context{Symbol: &Symbol{Addr: at, Name: name + "+0x1"}})
 	}
@@ -168,7 +169,7 @@ func TestDropsExplainedByState(t *testing.T) {
 		},
 		"port of an older connection": {
 			[]*Context{directs(nsDirector, "10.131.153.101:8012", 0), entry(nsDirector, "10.131.153.101:8012", "fin_wait", false), sysctls(nsDirector, "net.ipv4.vs.conn_reuse_mode", "1")},
-			toVIP(syn), nsOther, uplink, noListener, inTCP, "R7", "d1 sends it here by its entry of an older connection from the same port, to 10.131.153.101:8012 (fin_wait)",
+			toVIP(syn), nsOther, uplink, noListener, inTCP, "R7", "d1 sends it here by its entry of an older connection from the same port, to 10.131.153.101:8012 (its state by now: fin_wait), which has weight 0",
 		},
 		"that is no new connection": {
 			[]*Context{directs(nsDirector, "10.131.153.101:8012", 0), entry(nsDirector, "10.131.153.101:8012", "fin_wait", false), sysctls(nsDirector, "net.ipv4.vs.conn_reuse_mode", "1")},
@@ -177,6 +178,16 @@ func TestDropsExplainedByState(t *testing.T) {
 		"ended connections make way": {
 			[]*Context{directs(nsDirector, "10.131.153.101:8012", 0), entry(nsDirector, "10.131.153.101:8012", "fin_wait", false), sysctls(nsDirector, "net.ipv4.vs.conn_reuse_mode", "3")},
 			toVIP(syn), nsOther, uplink, noListener, inTCP, "R28", "d1 sends tcp 10.54.213.148:8012 here by IPVS",
+		},
+		"taken up by a director": {
+			nil, func(s *stream) *packet {
+				return toVIP(ack)(s).in(nsLB, nsm1, 0).ipvs(bpf.HookIPVSForward, connection(3, bpf.IPVSNew|bpf.IPVSDest, 0))
+			}, nsOther, uplink, noReason, inSocket, "R24", " took it up in the middle of its connection, which it did not know (net.ipv4.vs.sloppy_tcp is 1 there), and chose other",
+		},
+		"known to a director": {
+			nil, func(s *stream) *packet {
+				return toVIP(ack)(s).in(nsLB, nsm1, 0).ipvs(bpf.HookIPVSForward, connection(3, bpf.IPVSDest, 1))
+			}, nsOther, uplink, noReason, inSocket, "", "",
 		},
 		"out of a tunnel": {
 			[]*Context{directs(nsDirector, "10.131.153.101:8012", 1, "tunnel"), {Device: &Device{Netns: nsOther, Index: 7, Name: "tunl0", Kind: "ipip", Up: true}}},

@@ -102,7 +102,7 @@ func ipvsFaults() []Fault {
 			break_: func(_ context.Context, w *World) error { return eachDirectVIP(d1, w.removeAddress) },
 			fix:    func(_ context.Context, w *World) error { return eachDirectVIP(d1, w.addAddress) },
 		},
-	}, ipvsRouterFaults(), ipvsTableFaults(), ipvsClientFaults(), ipvsConnectionFaults())
+	}, ipvsRouterFaults(), ipvsTableFaults(), ipvsClientFaults(), ipvsConnectionFaults(), ipvsLeftoverFaults())
 }
 
 // ipvsMeasured is measured on the kernels that have IPVS.

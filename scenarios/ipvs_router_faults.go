@@ -55,8 +55,13 @@ func ipvsRouterFaults() []Fault {
 				Because: "it was opened by way of another director",
 				Fix:     "set net.ipv4.vs.sloppy_tcp to 1 in wm-ipvs-d2",
 			},
-			break_: func(_ context.Context, w *World) error { return w.splitFlows(d2) },
-			fix:    func(_ context.Context, w *World) error { return w.joinFlows(d2) },
+			break_: func(_ context.Context, w *World) error {
+				if err := w.setSysctl(d2.node, "ipv4/vs/sloppy_tcp", "0"); err != nil {
+					return err
+				}
+				return w.splitFlows(d2, false, true)
+			},
+			fix: func(_ context.Context, w *World) error { return w.joinFlows(d2) },
 		},
 	}
 }
@@ -93,12 +98,9 @@ func (w *World) setARPIgnore(node, mode string) error {
 	return nil
 }
 
-// splitFlows has the router send what does not open a connection to director d,
-// for service direct, and d refuse what it does not know.
-func (w *World) splitFlows(d ipvsHost) error {
-	if err := w.setSysctl(d.node, "ipv4/vs/sloppy_tcp", "0"); err != nil {
-		return err
-	}
+// splitFlows has the router send what does not open a connection to director d, for
+// service direct over each of the IP versions.
+func (w *World) splitFlows(d ipvsHost, v6 ...bool) error {
 	err := w.transact(ipvsRouter, func(c *nftables.Conn) error {
 		c.AddTable(ipvsSplitTable)
 		c.DelTable(ipvsSplitTable) // the rules that may be there
@@ -122,7 +124,7 @@ func (w *World) splitFlows(d ipvsHost) error {
 	if err != nil {
 		return fmt.Errorf("mark packets in %s: %w", ipvsRouter, err)
 	}
-	return w.eachSplitRoute(d, w.addRoute, w.addRule)
+	return w.eachSplitRoute(d, v6, w.addRoute, w.addRule)
 }
 
 // joinFlows undoes splitFlows.
@@ -135,22 +137,21 @@ func (w *World) joinFlows(d ipvsHost) error {
 	if err != nil {
 		return fmt.Errorf("remove the marks in %s: %w", ipvsRouter, err)
 	}
-	if err := w.eachSplitRoute(d, w.removeRoute, w.removeRule); err != nil {
+	if err := w.eachSplitRoute(d, []bool{false, true}, w.removeRoute, w.removeRule); err != nil {
 		return err
 	}
 	return w.setSysctl(d.node, "ipv4/vs/sloppy_tcp", "1")
 }
 
-func (w *World) eachSplitRoute(d ipvsHost, route_ func(route) error, rule_ func(rule) error) error {
-	for _, r := range []route{
-		{node: ipvsRouter, via: d.addr4, dev: ipvsUplink, table: ipvsSplitMark},
-		{node: ipvsRouter, via: d.addr6, dev: ipvsUplink, table: ipvsSplitMark},
-	} {
-		if err := route_(r); err != nil {
+func (w *World) eachSplitRoute(d ipvsHost, v6s []bool, route_ func(route) error, rule_ func(rule) error) error {
+	for _, v6 := range v6s {
+		via := d.addr4
+		if v6 {
+			via = d.addr6
+		}
+		if err := route_(route{node: ipvsRouter, via: via, dev: ipvsUplink, table: ipvsSplitMark}); err != nil {
 			return err
 		}
-	}
-	for _, v6 := range []bool{false, true} {
 		if err := rule_(rule{node: ipvsRouter, mark: ipvsSplitMark, table: ipvsSplitMark, v6: v6}); err != nil {
 			return err
 		}

@@ -185,6 +185,8 @@ var ipvsBroken = map[string][]string{
 	"idle-timeout":     {"direct tcp4", "direct tcp6", "tunnel tcp4"},
 	"destination-gone": {"direct tcp4", "direct tcp6", "direct udp4", "direct udp6"},
 	"port-reused":      {"direct tcp4", "tunnel tcp4"},
+
+	"taken-up-elsewhere": {"direct tcp6"},
 }
 
 // ipvsParted are faults that show in what has two parts.

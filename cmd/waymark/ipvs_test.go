@@ -96,4 +96,44 @@ func TestTraceTellsWhatIPVSDecides(t *testing.T) {
 			}
 		})
 	}
+	t.Run(takenUpElsewhere, func(t *testing.T) { traceTakenUp(t, w) })
+}
+
+const takenUpElsewhere = "taken-up-elsewhere"
+
+// traceTakenUp: a director takes up connections in the middle, and chooses a
+// realserver that has not got them.
+func traceTakenUp(t *testing.T, w *scenarios.World) {
+	lab := slices.IndexFunc(scenarios.List(), func(l scenarios.Lab) bool { return l.Name == w.Name() })
+	faults := scenarios.List()[lab].Faults
+	fault := slices.IndexFunc(faults, func(f scenarios.Fault) bool { return f.Name == takenUpElsewhere })
+	port := uint16(20000)
+	cases := faultCases(t, faults[fault], &port)
+	if err := w.Fault(ctxBackground, takenUpElsewhere); err != nil {
+		t.Fatal(err)
+	}
+	tr := start(t, append(append([]string{"trace", "-o", "json"}, netnsFlags(w)...), "tcp", "portrange", "20000-20100")...)
+	sendFor(t, w, cases)
+	all := parseJourneys(t, tr.stop(t))
+	if err := w.Clear(ctxBackground, takenUpElsewhere); err != nil {
+		t.Fatal(err)
+	}
+	mended(t, w, cases)
+	for _, c := range cases {
+		lost := map[uint16]bool{}
+		for _, j := range all {
+			d := j.Drop
+			if d == nil || !c.ours(j.Packet.SPort) || d.Netns != c.fault.Expect.Netns {
+				continue
+			}
+			lost[j.Packet.SPort] = true
+			if j.Outcome != c.fault.Expect.Outcome || d.Dev != c.fault.Expect.Dev || !c.site.Is(d.Reason, functionOf(d.At)) ||
+				!c.explains(d.Question, d.Because, d.Advice) {
+				t.Errorf("%s at %s/%s by %s: %s, explained as %s: %s; advice %s", j.Outcome, d.Netns, d.Dev, d.At, d.Reason, d.Question, d.Because, d.Advice)
+			}
+		}
+		if c.failed == 0 || len(lost) != c.failed {
+			t.Errorf("IPv%d: %d connections failed, and of %d packets were lost", c.ip, c.failed, len(lost))
+		}
+	}
 }

@@ -19,7 +19,7 @@ import (
 // which are left out, and maxIPVSEntries those that are told. Reading on costs ever
 // more: the kernel counts from the first for each page (ip_vs_conn_seq_start).
 const (
-	maxIPVSConnections = 1 << 14
+	maxIPVSConnections = 1 << 13
 	maxIPVSEntries     = 512
 )
 
