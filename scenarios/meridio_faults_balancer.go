@@ -206,15 +206,18 @@ func (w *World) proxyLinkUp(ctx context.Context) error {
 // removeExternalAddresses takes the addresses from the load balancer's external
 // device, and has the gateway ask for them.
 func (w *World) removeExternalAddresses(e meridioExternal) error {
-	for _, a := range e.balancerAddresses() {
-		if err := w.removeAddress(a); err != nil {
-			return err
-		}
-		if err := w.removeNeighbour(neighbour{port: port{meridioGW, e.gateway}, ip: a.prefix.Addr()}); err != nil {
-			return err
-		}
+	if err := eachOf(e.balancerAddresses(), w.removeAddress); err != nil {
+		return err
 	}
-	return nil
+	return w.forgetBalancer(e)
+}
+
+// forgetBalancer has the gateway ask for the load balancer's addresses anew: what it
+// asked in vain before may still wait for its answer, and be given up.
+func (w *World) forgetBalancer(e meridioExternal) error {
+	return eachOf(e.balancerAddresses(), func(a address) error {
+		return w.removeNeighbour(neighbour{port: port{meridioGW, e.gateway}, ip: a.prefix.Addr()})
+	})
 }
 
 // addExternalAddresses gives them back, and the routes: the kernel has removed those
@@ -223,5 +226,8 @@ func (w *World) addExternalAddresses(e meridioExternal) error {
 	if err := eachOf(e.balancerAddresses(), w.addAddress); err != nil {
 		return err
 	}
-	return eachOf(e.defaults(), w.addRoute)
+	if err := eachOf(e.defaults(), w.addRoute); err != nil {
+		return err
+	}
+	return w.forgetBalancer(e)
 }
