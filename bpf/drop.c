@@ -19,6 +19,20 @@
 
 const volatile bool with_stack = false;
 
+/*
+ * Where is a packet that has no device any more, on its way into a socket? From
+ * 6.11 on the kernel tells the socket. Else its route knows, unless that is let go
+ * as well, as by UDP.
+ */
+static __always_inline __u32 netns_at_socket(struct bpf_raw_tracepoint_args *ctx,
+					     struct sk_buff *skb)
+{
+	__u32 inum = has_rx_sk ? netns_of_sock((void *)ctx->args[3]) : 0;
+	struct dst_entry *dst = (void *)(READ(skb, _skb_refdst) & ~1ul);
+
+	return inum || !dst ? inum : netns_of_dev(READ(dst, dev));
+}
+
 SEC("raw_tp/kfree_skb")
 int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -39,6 +53,10 @@ int kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 	if (t && !inum) { /* dev was cleared on the way to a socket */
 		inum = t->netns;
 		ifindex = t->ifindex;
+	}
+	if (!inum) {
+		inum = netns_at_socket(ctx, skb);
+		ifindex = inum ? READ(skb, skb_iif) : 0;
 	}
 	/* The cheaper question first. */
 	if (!t && !netns_wanted(inum))

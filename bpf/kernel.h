@@ -175,6 +175,10 @@ struct sock {
 	struct socket *sk_socket;
 } CORE;
 
+struct dst_entry {
+	struct net_device *dev;
+} CORE;
+
 struct sk_buff {
 	struct sk_buff *next;
 	struct net_device *dev;
@@ -185,9 +189,11 @@ struct sk_buff {
 	__be16 vlan_proto;
 	__u16 vlan_tci;
 	__be16 protocol;
-	unsigned long _nfct;	/* struct nf_conn, and enum ip_conntrack_info in the low bits */
-	char cb[48];		/* of the layer that has the packet */
-	__u8 active_extensions; /* bit per enum skb_ext_id */
+	int skb_iif;		   /* the device it came in by */
+	unsigned long _skb_refdst; /* struct dst_entry, and SKB_DST_NOREF in the lowest bit */
+	unsigned long _nfct;	   /* struct nf_conn, and enum ip_conntrack_info in the low bits */
+	char cb[48];		   /* of the layer that has the packet */
+	__u8 active_extensions;	   /* bit per enum skb_ext_id */
 	__u16 transport_header;
 	__u16 network_header;
 	__u16 mac_header;

@@ -22,6 +22,7 @@
 const volatile __u32 snaplen = PARSE_LEN; /* bytes of packet in each record, >= PARSE_LEN */
 
 const volatile bool has_reason = true;	 /* skb:kfree_skb tells a reason (from 5.17 on) */
+const volatile bool has_rx_sk = false;	 /* and the socket that was to get it (from 6.11 on) */
 const volatile bool has_location = true; /* skb:consume_skb tells a location (from 6.8 on) */
 const volatile bool limit_netns = false; /* global hooks look only at namespaces in the map netns */
 

@@ -363,6 +363,7 @@ const (
 	WaymarkVarCountEqual             = "count_equal"
 	WaymarkVarHasLocation            = "has_location"
 	WaymarkVarHasReason              = "has_reason"
+	WaymarkVarHasRxSk                = "has_rx_sk"
 	WaymarkVarLearnReplies           = "learn_replies"
 	WaymarkVarLimitNetns             = "limit_netns"
 	WaymarkVarNftRunning             = "nft_running"
@@ -500,6 +501,7 @@ type WaymarkVariableSpecs struct {
 	CountEqual           *ebpf.VariableSpec `ebpf:"count_equal"`
 	HasLocation          *ebpf.VariableSpec `ebpf:"has_location"`
 	HasReason            *ebpf.VariableSpec `ebpf:"has_reason"`
+	HasRxSk              *ebpf.VariableSpec `ebpf:"has_rx_sk"`
 	LearnReplies         *ebpf.VariableSpec `ebpf:"learn_replies"`
 	LimitNetns           *ebpf.VariableSpec `ebpf:"limit_netns"`
 	NftRunning           *ebpf.VariableSpec `ebpf:"nft_running"`
@@ -583,6 +585,7 @@ type WaymarkVariables struct {
 	CountEqual           *ebpf.Variable `ebpf:"count_equal"`
 	HasLocation          *ebpf.Variable `ebpf:"has_location"`
 	HasReason            *ebpf.Variable `ebpf:"has_reason"`
+	HasRxSk              *ebpf.Variable `ebpf:"has_rx_sk"`
 	LearnReplies         *ebpf.Variable `ebpf:"learn_replies"`
 	LimitNetns           *ebpf.Variable `ebpf:"limit_netns"`
 	NftRunning           *ebpf.Variable `ebpf:"nft_running"`

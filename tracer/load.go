@@ -74,6 +74,7 @@ func prepare(s settings, kernel *btf.Spec) (*ebpf.CollectionSpec, error) {
 		"with_stack":    s.stack,
 		"count_equal":   s.countEqual,
 		"has_reason":    tracepointArgs(kernel, "kfree_skb") >= 3,
+		"has_rx_sk":     tracepointArgs(kernel, "kfree_skb") >= 4,
 		"has_location":  tracepointArgs(kernel, "consume_skb") >= 2,
 	} {
 		if err := spec.Variables[name].Set(v); err != nil {

@@ -75,6 +75,38 @@ func TestDropsFlood(t *testing.T) {
 		t.Errorf("%d drops shown and counted, want %d", sum, packets)
 	}
 	checkEqualDrops(t, w, packets)
+	checkDropsAtSocket(t, w)
+}
+
+// checkDropsAtSocket: a packet that a socket has no room for has no device any more,
+// and is found in its namespace all the same, where the kernel tells the socket.
+func checkDropsAtSocket(t *testing.T, w *scenarios.World) {
+	if kernelLine() == "6.1" {
+		return // which tells no socket, and UDP has let the packet's route go
+	}
+	p2 := namespace(t, w, "p2")
+	var socket net.PacketConn
+	err := p2.Do(func() (err error) {
+		if socket, err = net.ListenPacket("udp", "10.4.0.12:6997"); err == nil {
+			err = socket.(*net.UDPConn).SetReadBuffer(1) // the kernel's least
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	tr := start(t, "drops", "-o", "json", "--netns", p2.Name, "udp dst port 6997")
+	floodUDP(t, namespace(t, w, "p1"), "10.4.0.12:6997", 200, 1)
+	lost := parseDrops(t, tr.stop(t))
+	if len(lost) == 0 {
+		t.Error("nothing is told of datagrams that a socket has no room for")
+	}
+	for _, d := range lost {
+		if d.Reason != "SOCKET_RCVBUFF" || d.Netns != p2.Name || d.Dev != "eth0" || d.Because == "" {
+			t.Errorf("%+v", d)
+		}
+	}
 }
 
 // checkEqualDrops: without a recording the kernel counts equal drops. None is

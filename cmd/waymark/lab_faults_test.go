@@ -27,7 +27,7 @@ import (
 func TestFaultsOfNodesAndDirectors(t *testing.T) {
 	for name, c := range map[string]struct {
 		options scenarios.Options
-		without []string // faults that are none with these options, or that drops cannot see
+		without []string // faults that are none with these options, or that drops cannot explain
 	}{
 		"cbr0, br_netfilter on": {scenarios.Options{Lab: "cbr0"}, nil},
 		// Only those that the bridge has part in.
@@ -35,8 +35,7 @@ func TestFaultsOfNodesAndDirectors(t *testing.T) {
 			"hairpin-off", "no-bridge-nf", "pod-not-listening", "pod-gone", "icmp-filtered", "agent-filtered",
 			"endpoint-icmp-filtered", "endpoint-filtered", "conntrack-full", "routing-loop", "ptb-filtered",
 		}},
-		// TestNoPortLeft has the one. A socket's packet has no device any more, by which
-		// drops finds its namespace: TestTraceTellsWhatIPVSDecides has the other.
+		// TestNoPortLeft has the one, TestTraceTellsWhatIPVSDecides the other.
 		"ipvs": {scenarios.Options{Lab: "ipvs"}, []string{"no-port-left", takenUpElsewhere}},
 	} {
 		t.Run(name, func(t *testing.T) {
