@@ -38,7 +38,7 @@ bench: ## what tracing and balancing cost, measured here
 	@if [ "$$(id -u)" = 0 ]; then .ci/packages.sh $(BENCH_PACKAGES) $(TEST_PACKAGES); fi
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime 1s ./tracer ./tracer/filter ./nfqlb ./decoder ./decoder/pcapng
 	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 5m -run '^TestEncoderIsFast$$' -v ./decoder/pcapng
-	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestOverhead$$|^TestDropsLoad$$|^TestRecordAtSpeed$$' -v ./cmd/waymark
+	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestOverhead$$|^TestDropsLoad$$|^TestRecordAtSpeed$$|^TestReplayAtSpeed$$' -v ./cmd/waymark
 	.ci/bench-vm.sh "$(KERNELS)"
 	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestBenchLimits|^TestCompare' -v ./nfqlb
 	WAYMARK_BENCH=1 $(GO) test -count=1 -timeout 20m -run '^TestFastPathRates' -v ./nfqlb

@@ -255,12 +255,12 @@ func (d *FlowDirection) finish(s *dirState) {
 }
 
 // place is NETNS/DEV, or whichever of the two is known.
-func place(netns, dev string) string {
-	switch {
-	case netns == "":
-		return dev
-	case dev == "":
-		return netns
+func place(netns, dev string) string { return string(appendPlace(nil, netns, dev)) }
+
+func appendPlace(b []byte, netns, dev string) []byte {
+	b = append(b, netns...)
+	if netns != "" && dev != "" {
+		b = append(b, '/')
 	}
-	return netns + "/" + dev
+	return append(b, dev...)
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -22,6 +23,7 @@ type TextWriter struct {
 	w   io.Writer
 	opt TextOptions
 	b   []byte
+	at  [32]byte // a line's time
 
 	lines []textLine // of the journey being printed
 }
@@ -62,7 +64,9 @@ const (
 
 // Journey implements Writer.
 func (w *TextWriter) Journey(j *Journey) error {
-	w.printf("%s %s  %s\n", j.Start.clock(), w.color(bold, j.Packet.text()), w.color(dim, "#"+j.ID))
+	w.b = append(append(w.b, j.Start.clock()...), ' ')
+	w.b = append(append(w.b, w.color(bold, j.Packet.text())...), "  "...)
+	w.b = append(append(w.b, w.color(dim, "#"+j.ID)...), '\n')
 	width := j.placeWidth()
 	for _, l := range w.journeyLines(j) {
 		w.line(&l, width)
@@ -122,15 +126,27 @@ func (w *TextWriter) more(kind, what string) {
 
 // line prints one aligned line.
 func (w *TextWriter) line(l *textLine, width int) {
-	at, place := "", l.place()
-	if place != "" {
-		at = micros(l.t)
+	var at []byte
+	if l.box != "" || l.dev != "" {
+		at = appendMicros(w.at[:0], l.t)
 	}
-	w.printf("%*s  %-*s  %s", timeWidth, at, width, place, l.what)
+	w.b = spaces(w.b, timeWidth-utf8.RuneCount(at))
+	w.b = append(append(w.b, at...), "  "...)
+	start := len(w.b)
+	w.b = appendPlace(w.b, l.box, l.dev)
+	w.b = spaces(w.b, width-utf8.RuneCount(w.b[start:]))
+	w.b = append(append(w.b, "  "...), l.what...)
 	if l.mark != "" {
-		w.printf("   %s", l.mark)
+		w.b = append(append(w.b, "   "...), l.mark...)
 	}
 	w.b = append(w.b, '\n')
+}
+
+func spaces(b []byte, n int) []byte {
+	for range n {
+		b = append(b, ' ')
+	}
+	return b
 }
 
 // last adds the line with the outcome, and for a loss what it was.
@@ -150,7 +166,7 @@ func (w *TextWriter) last(j *Journey) {
 	case Delivered:
 		what = w.color(green, "delivered")
 		if end.local.IsValid() {
-			what += fmt.Sprintf(" (%s is local)", end.local)
+			what += " (" + end.local.String() + " is local)"
 		}
 		if j.Because != "" {
 			what += w.color(red, ", but not answered")
@@ -212,8 +228,10 @@ func (j *Journey) dropHop() int {
 
 func (j *Journey) placeWidth() int {
 	width := placeWidth
+	var b [256]byte
 	for i := range j.Hops {
-		width = max(width, utf8.RuneCountInString(j.Hops[i].place()))
+		h := &j.Hops[i]
+		width = max(width, utf8.RuneCount(appendPlace(b[:0], cmp.Or(h.Pod, h.Netns), h.Dev)))
 	}
 	return width
 }
@@ -376,7 +394,7 @@ func markText(m uint32) string {
 	if m == 0 {
 		return "0"
 	}
-	return fmt.Sprintf("%#x (%d)", m, m)
+	return "0x" + strconv.FormatUint(uint64(m), 16) + " (" + strconv.FormatUint(uint64(m), 10) + ")"
 }
 
 // text is the packet's headline.
@@ -403,7 +421,7 @@ func (p *Packet) text() string {
 	if p.VXLAN != nil {
 		s += fmt.Sprintf(" vxlan %d", *p.VXLAN)
 	}
-	s += fmt.Sprintf(" len %d", p.Len)
+	s += " len " + strconv.FormatInt(int64(p.Len), 10)
 	if p.Inner != nil {
 		s += ", about " + p.Inner.Proto + " " + p.Inner.ends()
 	}
@@ -485,4 +503,9 @@ func (s *Status) text() string {
 func (t WallTime) clock() string { return time.Unix(0, int64(t)).UTC().Format("15:04:05.000000") }
 
 // micros is 12345 ns as "12.3µs".
-func micros(ns uint64) string { return fmt.Sprintf("%d.%dµs", ns/1000, ns%1000/100) }
+func micros(ns uint64) string { return string(appendMicros(nil, ns)) }
+
+func appendMicros(b []byte, ns uint64) []byte {
+	b = append(strconv.AppendUint(b, ns/1000, 10), '.', '0'+byte(ns%1000/100))
+	return append(b, "µs"...)
+}
