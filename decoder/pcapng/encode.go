@@ -198,59 +198,6 @@ func putHead(b []byte, p *Packet) {
 	le.PutUint32(b[24:], p.OrigLen)
 }
 
-// usualSize is the length of the block if p has no options at all, or what nearly
-// all packets of a recording have: a number, one comment and one custom option, none
-// too long, and perhaps flags. Else it is 0. putUsual writes such a block.
-func usualSize(p *Packet) int {
-	data := len(p.Data)
-	if data > int(p.OrigLen) || data > MaxBlock/2 || p.HasQueue || p.DropCount != 0 || len(p.Verdicts) != 0 {
-		return 0
-	}
-	n := packetHead + aligned(data) + 4
-	if len(p.Custom)+len(p.Comments) == 0 && !p.HasID && p.Flags == 0 {
-		return n
-	}
-	if len(p.Custom) != 1 || len(p.Comments) != 1 || !p.HasID {
-		return 0
-	}
-	if p.Flags != 0 {
-		n += 8
-	}
-	comment, custom := len(p.Comments[0]), len(p.Custom[0].Data)
-	if uint(comment-1) >= 0xffff || custom > 0xffff-4 {
-		return 0
-	}
-	return n + 12 + 4 + aligned(comment) + 8 + aligned(custom) + 4
-}
-
-// putUsual writes to b, which is as long as usualSize says.
-func putUsual(b []byte, p *Packet) {
-	n := len(b)
-	putHead(b, p)
-	b = b[putPadded(b, packetHead, p.Data):]
-	if len(b) == 4 {
-		le.PutUint32(b, uint32(n))
-		return
-	}
-	if p.Flags != 0 {
-		le.PutUint64(b, headOf(epbFlags, 4)|uint64(p.Flags)<<32)
-		b = b[8:]
-	}
-	comment, custom := p.Comments[0], &p.Custom[0]
-	_ = b[15]
-	le.PutUint32(b, uint32(headOf(epbPacketID, 8)))
-	le.PutUint64(b[4:], p.PacketID)
-	le.PutUint32(b[12:], uint32(headOf(optComment, len(comment))))
-	b = b[putPadded(b, 16, comment):]
-	code := uint16(optCustom)
-	if custom.Keep {
-		code = optCustomKeep
-	}
-	le.PutUint64(b, headOf(code, 4+len(custom.Data))|uint64(custom.PEN)<<32)
-	b = b[putPadded(b, 8, custom.Data):]
-	le.PutUint64(b, optEnd|uint64(n)<<32)
-}
-
 // packetHead is the length of an enhanced packet block before the packet's bytes.
 const packetHead = 28
 

@@ -146,8 +146,8 @@ func BenchmarkGopacketWritePacket(b *testing.B) {
 }
 
 // TestEncoderIsFast holds the encoder to gopacket's, which writes no options: one
-// and a half times as fast without, and not much slower with all that a recording's
-// packet has, which is three times as many bytes. They take turns, and of each the fastest turn counts: what else the machine
+// and a half times as fast without, and as fast with all that a recording's packet
+// has, which is three times as many bytes. They take turns, and of each the fastest turn counts: what else the machine
 // does slows all of them down. `make bench` runs it.
 func TestEncoderIsFast(t *testing.T) {
 	if os.Getenv("WAYMARK_BENCH") == "" {
@@ -186,8 +186,8 @@ func TestEncoderIsFast(t *testing.T) {
 	each := func(i int) float64 { return float64(best[i].Nanoseconds()) / packets }
 	t.Logf("gopacket %.1f ns a packet; here with options %.1f ns (%.2f times as fast), without %.1f ns (%.2f)",
 		each(0), each(1), each(0)/each(1), each(2), each(0)/each(2))
-	if 0.7*each(1) > each(0) || 1.4*each(2) > each(0) {
-		t.Error("want 0.7 times as fast with options, 1.4 times as fast without")
+	if each(1) > each(0) || 1.5*each(2) > each(0) {
+		t.Error("want it as fast with options, 1.5 times as fast without")
 	}
 }
 

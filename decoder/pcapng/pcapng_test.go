@@ -359,10 +359,12 @@ func TestPacketsInRoomOrNot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		dirty := bytes.Repeat([]byte{0xff}, 500)
-		putUsual(dirty[:usualSize(p)], p)
-		if !bytes.Equal(dirty[:len(want)], want) || usualSize(p) != len(want) {
-			t.Errorf("%+v:\n% x\n% x", p, dirty[:usualSize(p)], want)
+		for _, room := range []int{len(want) - 1, len(want)} {
+			dirty := bytes.Repeat([]byte{0xff}, 500)
+			w := &Writer{buf: dirty[:0:room], interfaces: 1}
+			if wrote := w.usual(p); wrote != (room == len(want)) || wrote && !bytes.Equal(w.buf, want) || bytes.Count(dirty[len(w.buf):], []byte{0xff}) != 500-len(w.buf) {
+				t.Errorf("%+v, room for %d bytes: %v\n% x\n% x", p, room, wrote, dirty[:len(want)+8], want)
+			}
 		}
 	}
 }

@@ -58,17 +58,14 @@ func (w *Writer) Packet(p *Packet) error {
 	if p.Interface < 0 || p.Interface >= w.interfaces {
 		return fmt.Errorf("packet of interface %d, but %d are described", p.Interface, w.interfaces)
 	}
-	start := len(w.buf)
-	if n := usualSize(p); n > 0 && n <= cap(w.buf)-start && w.err == nil {
-		w.buf = w.buf[:start+n]
-		putUsual(w.buf[start:], p)
-		if start+n < w.limit {
-			return nil
-		}
-		return w.Flush()
+	if w.err != nil || !w.usual(p) {
+		buf, err := AppendPacket(w.buf, p)
+		return w.add(buf, err)
 	}
-	buf, err := AppendPacket(w.buf, p)
-	return w.add(buf, err)
+	if len(w.buf) < w.limit {
+		return nil
+	}
+	return w.Flush()
 }
 
 // Custom writes a custom block.
