@@ -41,13 +41,15 @@ func cbr0HealthFaults() []Fault {
 			fix:    func(_ context.Context, w *World) error { return w.removeFilter(r) },
 		}
 	}
+	noICMP := fault("icmp-filtered", "C2", "the node drops echo requests to itself; TCP passes", "eth0",
+		filterRule{"node-icmp", input, dropEcho()}, Expect{
+			Advice:  "the node drops echo requests: accept them; where TCP to it was seen to pass, only ICMP is filtered (C6)",
+			Because: "chain inet filter node-icmp in wm-cbr0-node drops ICMP to the node itself",
+			Fix:     "accept echo requests",
+		}, "--to", "agent", "--ping", "-c", "4")
+	noICMP.Also = "C6" // where TCP was seen to pass
 	return []Fault{
-		fault("icmp-filtered", "C2", "the node drops echo requests to itself; TCP passes", "eth0",
-			filterRule{"node-icmp", input, dropEcho()}, Expect{
-				Advice:  "the node drops echo requests: accept them; where TCP to it was seen to pass, only ICMP is filtered (C6)",
-				Because: "chain inet filter node-icmp in wm-cbr0-node drops ICMP to the node itself",
-				Fix:     "accept echo requests",
-			}, "--to", "agent", "--ping", "-c", "4"),
+		noICMP,
 		fault("agent-filtered", "C3", "the node drops TCP to its health agent's port 4240", "eth0",
 			filterRule{"node-agent", input, dropPort(cbr0HealthPort)}, Expect{
 				Advice:  "the node drops TCP port 4240: accept it from the other nodes",

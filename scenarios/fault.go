@@ -19,7 +19,8 @@ import (
 // Fault is one row of a lab's fault table.
 type Fault struct {
 	Name     string `json:"fault"`
-	Question string `json:"question"` // number in the question table, "M32"
+	Question string `json:"question"`       // number in the question table, "M32"
+	Also     string `json:"also,omitempty"` // another one that the same answer settles
 	Brief    string `json:"brief"`
 	// Traffic are arguments for `waymark lab traffic` that show the fault.
 	Traffic []string `json:"traffic"`

@@ -41,6 +41,7 @@ func ipvsConnectionFaults() []Fault {
 		{
 			Name:     "destination-gone",
 			Question: "R9",
+			Also:     "R10",
 			Brief:    "director d1 has lost destination rs1 of direct, and drops all packets of its connections without a word (expire_nodest_conn is 0)",
 			Traffic:  []string{"-c", "24", "--amid", "destination-gone"},
 			Expect: Expect{

@@ -31,6 +31,7 @@ func ipvsRouterFaults() []Fault {
 		{
 			Name:     "arp-answers",
 			Question: "R20",
+			Also:     "R19",
 			Brief:    "realserver rs1 answers ARP for the virtual addresses: the router takes it for the director of arp",
 			Traffic:  []string{"--to", "arp", "-c", "6"},
 			Expect: Expect{

@@ -47,7 +47,7 @@ frees them, on Debian's 6.1 and 6.12, and a 6.18. Without a cell the kernel of
 that line loses nothing, or lacks the lab. Where no kernel frees a packet, the cell
 says what is seen of it; ` + "`trace`" + ` explains it from the state of the namespace where it
 was last. The question is the one that
-` + "`trace`" + ` and ` + "`drops`" + ` name with their advice. This page is made from the labs'
+` + "`trace`" + ` and ` + "`drops`" + ` name with their advice; a second one has the same answer. This page is made from the labs'
 fault tables (scenarios/*_faults.go) by a test; other tests set each fault on each
 of these kernels.
 `)
@@ -56,7 +56,7 @@ of these kernels.
 		b.WriteString("| fault | question | what is broken | what is lost, where | IP | " + strings.Join(pageKernels, " | ") +
 			" | what to do |\n|---|---|---|---|---|" + strings.Repeat("---|", len(pageKernels)) + "---|\n")
 		for _, f := range l.Faults {
-			head := fmt.Sprintf("`%s` | %s | %s | %s, %s", f.Name, f.Question, f.Brief, f.Expect.Packet, strings.TrimSuffix(f.Expect.Netns+"/"+f.Expect.Dev, "/"))
+			head := fmt.Sprintf("`%s` | %s | %s | %s, %s", f.Name, strings.TrimSuffix(f.Question+", "+f.Also, ", "), f.Brief, f.Expect.Packet, strings.TrimSuffix(f.Expect.Netns+"/"+f.Expect.Dev, "/"))
 			todo := f.Expect.Advice
 			for _, ip := range []int{4, 6} {
 				cells, some := faultCells(f, ip)
