@@ -33,7 +33,7 @@ enum hook {
 	HOOK_IPT_TABLE = 13,	/* netfilter group: a table of iptables-legacy has decided */
 	HOOK_LOCAL_OUT = 14,	/* netfilter group: sent from here, before the chains of output */
 
-	HOOK_CONNECT = 15, /* drop group: a connection cannot begin, for want of a port */
+	HOOK_CONNECT = 15, /* connect group: a connection cannot begin, for want of a port */
 
 	HOOK_NAT = 16,		  /* nat group: an address or port is about to be changed */
 	HOOK_CONNTRACK = 17,	  /* nat group: which connection the packet belongs to; verdict */

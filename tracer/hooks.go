@@ -57,7 +57,7 @@ type HookRow struct {
 var DefaultGroups = []string{"device", "queue", "ipvs", "drop", "free"}
 
 // Groups in the order help lists them.
-var Groups = []string{"device", "queue", "ipvs", "netfilter", "nat", "bridge", "socket", "drop", "free"}
+var Groups = []string{"device", "queue", "ipvs", "netfilter", "nat", "bridge", "socket", "connect", "drop", "free"}
 
 // ipvsXmit are the transmit functions of IPVS, one for a forwarding method.
 var ipvsXmit = []string{
@@ -292,7 +292,7 @@ var Hooks = []HookRow{
 		Cost:   "the filter, per dropped packet",
 	},
 	{
-		Name: "connect", Group: "drop", Hook: bpf.HookConnect,
+		Name: "connect", Group: "connect", Hook: bpf.HookConnect,
 		Attach: []Attachment{{BackendFexit, "fexit_hash_connect", []string{"inet_hash_connect", "inet6_hash_connect"}}},
 		Tells:  "a TCP connection cannot begin: no local port is left for it",
 		Lost:   "that no port is left: there is no packet then",

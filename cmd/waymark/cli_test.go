@@ -44,7 +44,7 @@ func TestBadInputIsOneLineAndAnExitCode(t *testing.T) {
 		{[]string{"trace", "--for", "-1s"}, exitUsage, "positive"},
 		{[]string{"trace", "-s", "3"}, exitUsage, "14 to 16384"},
 		{[]string{"trace", "-i", "["}, exitUsage, "pattern"},
-		{[]string{"trace", "--hooks", "everything"}, exitUsage, "device, queue, ipvs, netfilter, nat, bridge, socket, drop, free"},
+		{[]string{"trace", "--hooks", "everything"}, exitUsage, "device, queue, ipvs, netfilter, nat, bridge, socket, connect, drop, free"},
 		{[]string{"trace", "--budget", "2"}, exitUsage, "such as 2%"},
 		{[]string{"drops", "--budget", "0%"}, exitUsage, "above 0%"},
 		{[]string{"record", "-w", text, "--budget", "101%"}, exitUsage, "up to 100%"},

@@ -14,8 +14,9 @@ import (
 const dropsHelp = `usage: waymark drops [flags] [FILTER...]
 
 Shows packets that the kernel drops: reason, place, packet, and what to do.
-It hooks drops only, so packets that are not dropped cost nothing. Drops that
-differ in time and source port alone are told once, then counted.
+It hooks drops, and connections that cannot begin: packets that are not dropped
+cost nothing. Drops that differ in time and source port alone are told once, then
+counted.
 
 examples:
   waymark drops
@@ -26,7 +27,7 @@ examples:
 `
 
 func runDrops(args []string) error {
-	l := live{groups: []string{"drop"}}
+	l := live{groups: []string{"connect", "drop"}}
 	fs := newFlags("drops", dropsHelp)
 	l.flags.add(fs)
 	var how dropFlags

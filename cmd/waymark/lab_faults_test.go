@@ -370,7 +370,7 @@ func TestNoPortLeft(t *testing.T) {
 	}
 	filter := append(netnsFlags(w), "tcp dst port 8012")
 	drops := start(t, append([]string{"drops", "-o", "json"}, filter...)...)
-	trace := start(t, append([]string{"trace", "-o", "json"}, filter...)...)
+	trace := start(t, append([]string{"trace", "--hooks", "connect,drop,device", "-o", "json"}, filter...)...)
 	if err := w.Fault(ctxBackground, fault.Name); err != nil {
 		t.Fatal(err)
 	}

@@ -243,11 +243,11 @@ func (r *recorder) record(t *testing.T, w *scenarios.World, s scenarioRow, file 
 			t.Fatal(err)
 		}
 	}
-	filter, from := flowFilter(first, ports), []string{"--src", ":" + strconv.Itoa(first)}
+	filter, from, hooks := flowFilter(first, ports), []string{"--src", ":" + strconv.Itoa(first)}, []string(nil)
 	if s.fault != nil && s.fault.KernelPorts {
-		filter, from = "tcp", nil
+		filter, from, hooks = "tcp", nil, []string{"--hooks", "device,connect,drop,free"}
 	}
-	tr := start(t, append(append([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w)...), filter)...)
+	tr := start(t, slices.Concat([]string{"trace", "-o", "json", "-w", file}, netnsFlags(w), hooks, []string{filter})...)
 	if patience {
 		if err := w.Fault(t.Context(), s.Fault); err != nil {
 			t.Fatal(err)
