@@ -102,10 +102,11 @@ func TestIPVSAnswersAsScheduled(t *testing.T) {
 				t.Errorf("directors that took part: %v, want %d", perDirector, want)
 			}
 			for director, targets := range perDirector {
-				// Weights are equal: round robin.
+				// Weights are equal: round robin. A turn that a packet of an earlier
+				// kind takes meanwhile makes the one of them two less than the other.
 				counts := slices.Sorted(maps.Values(targets))
 				alone := traffic.To == "arp" // one realserver has its pods
-				if len(counts) == 1 && counts[0] > 1 && !alone || len(counts) == 2 && counts[1]-counts[0] > 1 {
+				if len(counts) == 1 && counts[0] > 1 && !alone || len(counts) == 2 && counts[1]-counts[0] > 2 {
 					t.Errorf("%s did not take turns: %v", director, targets)
 				}
 			}
